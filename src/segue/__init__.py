@@ -1,0 +1,1 @@
+"""Moves running QEMU/KVM guests between hosts."""

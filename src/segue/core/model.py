@@ -1,0 +1,265 @@
+"""The nouns of a migration: frozen values that the engine, the drivers and the surfaces hand to each other.
+
+What may live here: frozen, slotted, keyword-only dataclasses and closed string enums, with predicates about themselves.
+No I/O, no clock, no decision: those who decide are `phases`, `ownership` and `convergence`.
+
+Units are in the names: ``*_bytes``, ``*_bps`` (bytes per second), ``*_ms``. ``None`` means "not known", never zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class DriverKind(StrEnum):
+    """Who runs the guest; it decides which driver speaks to the host."""
+
+    QEMU = "qemu"
+    LIBVIRT = "libvirt"
+    SIMULATED = "simulated"
+
+
+class Control(StrEnum):
+    """The control path: who drives the migration (libvirt, docs/migration.rst, "Communication control paths/flows")."""
+
+    DIRECT = "direct"
+    """Managed direct (libvirt) or through both monitors (bare QEMU): Segue talks to both hosts."""
+    P2P = "p2p"
+    """Managed peer-to-peer: the source's libvirtd talks to the destination's; Segue watches."""
+
+
+class Transport(StrEnum):
+    """How the guest's memory travels (libvirt, docs/migration.rst, "Network data transports")."""
+
+    NATIVE = "native"
+    """QEMU to QEMU over TCP, in the clear."""
+
+
+class GuestState(StrEnum):
+    """What a guest is doing, as far as moving it is concerned."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUT_OFF = "shut-off"
+    MIGRATING_OUT = "migrating-out"
+    MIGRATING_IN = "migrating-in"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostAddress:
+    """How to reach the hypervisor of one host with one driver: what segue.toml, or a bare URI, says about it.
+
+    Attributes:
+        name: for people: the name in segue.toml, or the URI.
+        uri: the connection URI: libvirt's exactly as virsh takes it (``qemu+tcp://beta/system``), or for bare QEMU
+            ``qmp:///`` (this host) and ``qmp+ssh://[user@]host[:port]/``.
+        driver: which driver speaks that URI.
+        migration_address: where migration data is sent, an IP address or a name; empty: the host in the URI.
+        ssh_identity: path of the private key for ssh; empty: ssh's own choice.
+        ssh_known_hosts: path of the known_hosts file; empty: the user's own.
+    """
+
+    name: str
+    uri: str
+    driver: DriverKind
+    migration_address: str = ""
+    ssh_identity: str = ""
+    ssh_known_hosts: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """One guest as one host sees it.
+
+    Attributes:
+        name: the name its host knows it by.
+        uuid: its UUID in lower case, empty where the host knows none.
+        host: the name of the host (or the URI where it has no name).
+        driver: who runs it.
+        state: what it is doing.
+        memory_bytes: configured memory, ``None`` where it cannot be seen.
+        persistent: its definition survives a shutdown (libvirt); bare QEMU processes are never persistent.
+        obstacle: why Segue cannot move it, one sentence; empty when nothing is known to stand in the way.
+    """
+
+    name: str
+    host: str
+    driver: DriverKind
+    state: GuestState
+    uuid: str = ""
+    memory_bytes: int | None = None
+    persistent: bool = False
+    obstacle: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """One host as its hypervisor describes it; shown by ``segue hosts``.
+
+    Attributes:
+        host: the name from segue.toml, or the URI.
+        driver: which driver answered.
+        hypervisor: name and version in words ("QEMU 7.2.22", "libvirt 9.0.0, QEMU 7.2.22").
+        identity: what tells this host from every other (libvirt host UUID, machine id or boot id and hostname);
+            two addresses with one identity are one host.
+    """
+
+    host: str
+    driver: DriverKind
+    hypervisor: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the operator promised to the guest's users, and what Segue may do to keep it.
+
+    Attributes:
+        max_downtime_ms: the guest may stand still this long at the switchover. QEMU's own default is 300 ms
+            (migration/options.c, DEFAULT_MIGRATE_SET_DOWNTIME), and so is ours.
+        bandwidth_bps: at most this many bytes per second for memory; ``None``: as fast as the path allows.
+        postcopy: the guest may be switched to post-copy when pre-copy does not converge.
+        auto_converge: the guest's CPUs may be throttled when pre-copy does not converge.
+        within_ms: give up and cancel when not done after this long; ``None``: no deadline.
+    """
+
+    max_downtime_ms: int = 300
+    bandwidth_bps: int | None = None
+    postcopy: bool = False
+    auto_converge: bool = True
+    within_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationSpec:
+    """What was asked for: one guest, from one host to another, with limits. The same spec twice is two migrations.
+
+    Attributes:
+        id: this attempt, never used twice.
+        guest: name of the guest.
+        source, destination: names of the hosts, for people.
+        driver: who runs the guest.
+        control, transport: the paths to take.
+        limits: what may be done to the guest.
+    """
+
+    id: str
+    guest: str
+    source: str
+    destination: str
+    driver: DriverKind
+    control: Control = Control.DIRECT
+    transport: Transport = Transport.NATIVE
+    limits: Limits = field(default_factory=Limits)
+
+
+class JobStatus(StrEnum):
+    """The hypervisor's own view of the migration, folded to what matters.
+
+    QEMU's list (qapi/migration.json, MigrationStatus) grows with each release: whatever is not known is ``UNKNOWN``, which is
+    waited on and never acted on.
+    """
+
+    NONE = "none"
+    SETUP = "setup"
+    ACTIVE = "active"
+    SWITCHOVER = "switchover"
+    POSTCOPY = "postcopy"
+    POSTCOPY_PAUSED = "postcopy-paused"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+    @property
+    def is_final(self) -> bool:
+        """The hypervisor will not change it any more."""
+        return self in (JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One look at a migration in flight. Zero or ``None`` where the hypervisor has not said it yet.
+
+    Attributes:
+        elapsed_ms: since this attempt was begun, by Segue's monotonic clock.
+        status: the hypervisor's view.
+        raw_status: its own word, for logs.
+        ram_total_bytes: the guest's memory as the hypervisor counts it.
+        ram_remaining_bytes: still to be sent in this iteration; a saw-tooth: it rises when an iteration begins.
+        sent_bytes: all bytes that went over the wire.
+        throughput_bps: measured by the hypervisor.
+        dirty_bps: bytes of memory the guest changes per second, as of the last iteration.
+        iteration: QEMU's dirty-sync-count.
+        expected_downtime_ms: the hypervisor's own guess, ``None`` before it has one.
+        downtime_ms: measured by the hypervisor, ``None`` before the switchover.
+        throttle_percent: how much of the guest's CPU time auto-converge takes away.
+    """
+
+    elapsed_ms: int
+    status: JobStatus
+    raw_status: str = ""
+    ram_total_bytes: int = 0
+    ram_remaining_bytes: int = 0
+    sent_bytes: int = 0
+    throughput_bps: int = 0
+    dirty_bps: int = 0
+    iteration: int = 0
+    expected_downtime_ms: int | None = None
+    downtime_ms: int | None = None
+    throttle_percent: int = 0
+
+
+class OutcomeKind(StrEnum):
+    """How a migration ended; the exit codes of the command line follow from it."""
+
+    MOVED = "moved"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    AMBIGUOUS = "ambiguous"
+    REFUSED = "refused"
+
+
+class Owner(StrEnum):
+    """The one host on which the guest may run, as far as evidence proves it."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+    NOBODY = "nobody"
+    """Both hosts were seen and neither has it: the guest died."""
+    UNPROVEN = "unproven"
+    """The evidence does not say; nothing may be started or stopped on the strength of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The end of one migration. Field order is the order of the ``--json`` object.
+
+    Attributes:
+        phase: the last phase that was reached before the end.
+        owner: name of the host that runs the guest; empty when unproven or when the guest is gone.
+        total_ms: from the first look to the proof.
+        downtime_ms: as the hypervisor reports it; ``None`` when it did not say or nothing moved.
+        decisions: what was steered on the way and why, in order.
+        error: one sentence, empty when moved.
+    """
+
+    id: str
+    guest: str
+    source: str
+    destination: str
+    driver: DriverKind
+    control: Control
+    transport: Transport
+    outcome: OutcomeKind
+    owner: str
+    phase: str
+    total_ms: int
+    downtime_ms: int | None
+    bytes_sent: int
+    iterations: int
+    decisions: tuple[str, ...] = ()
+    error: str = ""
