@@ -1,1 +1,89 @@
-"""Moves running QEMU/KVM guests between hosts."""
+"""Segue moves running QEMU/KVM guests between hosts.
+
+    import segue
+
+    outcome = await segue.migrate("web1", "beta")                       # names from segue.toml
+    outcome = await segue.migrate("web1", "qemu+ssh://beta/system", source="qemu:///system")
+
+    migration = segue.migrate("web1", "beta", max_downtime_ms=100)
+    async for event in migration: ...                                   # State, Progress and Steered as they come
+
+This is the library's front door; what is not in ``__all__`` may change at any time. Names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from segue.core.model import Control, Guest, HostFacts, Limits, Outcome, OutcomeKind, Progress
+    from segue.core.phases import State
+    from segue.engine.migration import Migration
+    from segue.engine.runner import Steered
+    from segue.errors import SegueError
+
+__all__ = [
+    "Control",
+    "Guest",
+    "HostFacts",
+    "Limits",
+    "Migration",
+    "Outcome",
+    "OutcomeKind",
+    "Progress",
+    "SegueError",
+    "State",
+    "Steered",
+    "migrate",
+]
+
+_HOMES = {
+    **dict.fromkeys(("Control", "Guest", "HostFacts", "Limits", "Outcome", "OutcomeKind", "Progress"), "segue.core.model"),
+    "State": "segue.core.phases",
+    "Migration": "segue.engine.migration",
+    "Steered": "segue.engine.runner",
+    "SegueError": "segue.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use: ``import segue`` itself costs nothing."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'segue' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def migrate(
+    guest: str,
+    destination: str,
+    *,
+    source: str = "",
+    control: Control | str = "direct",
+    limits: Limits | None = None,
+    config: Path | None = None,
+) -> Migration:
+    """Move a running guest. Await the result for the `Outcome`, or iterate it for progress first; nothing happens before that.
+
+    Args:
+        guest: name or UUID.
+        destination: a host's name in segue.toml, or a connection URI.
+        source: the same; empty: look for the guest on every host of segue.toml.
+        control: ``direct`` or ``p2p``.
+        limits: what may be done to the guest; the defaults of `Limits` when not given.
+        config: the segue.toml to use; the usual places when not given.
+
+    Raises:
+        ConfigError: segue.toml cannot be used. What awaiting it raises is said at `Migration.__await__`.
+    """
+    from segue import config as configuration
+    from segue.core import model
+    from segue.engine.migration import Migration, Request
+
+    request = Request(
+        guest=guest, destination=destination, source=source, control=model.Control(control), limits=limits or model.Limits()
+    )
+    return Migration(request, configuration.load(config))

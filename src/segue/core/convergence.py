@@ -1,12 +1,13 @@
 """What to do about a migration that does not converge: `decide(history, limits) -> (decision, reason)`.
 
-"Remaining" is a saw-tooth: it falls while an iteration is sent and jumps up when the next one begins. So samples are folded into
-one record an iteration (`History`), and only their minima are compared, at iteration boundaries.
+"Remaining" is a saw-tooth: it falls to nearly nothing while an iteration is sent and jumps up when the next one begins, so single
+samples say nothing. What counts is one number an iteration: what was left when it began (V, the bytes the guest dirtied while the
+one before was sent), the most that was ever seen in it. `History` folds samples into that, and only those numbers are compared.
 
-QEMU switches over by itself as soon as what is left fits into the allowed downtime. When the minima stop falling before that, sending
-on is waste: what the guest dirties while V bytes are sent at B is again V (the fixed point V* = D(V*/B)). Then there are three ways
-out, in this order as far as they are allowed: post-copy at once; throttling by auto-converge, which QEMU climbs by itself once it
-was allowed at the start; and at the deadline, giving up with the guest running on the source.
+QEMU switches over by itself as soon as what is left fits into the allowed downtime. When V stops falling before that,
+sending on is waste: what the guest dirties while V bytes are sent at B is again V (the fixed point V* = D(V*/B)). Then there
+are three ways out, in this order as far as they are allowed: post-copy at once; throttling by auto-converge, which QEMU climbs by
+itself once it was allowed at the start; and at the deadline, giving up with the guest running on the source.
 
 What may live here: pure functions on progress samples. No I/O, no clock: time comes in with the samples.
 """
@@ -29,7 +30,7 @@ class Decision(StrEnum):
     GIVE_UP = "give-up"
 
 
-# A minimum counts as progress when it is at least this much below the best one before it; less is noise of the sampling.
+# V counts as progress when it is at least this much below the best one before it; less is noise of the sampling.
 PROGRESS_MARGIN: Final = 0.05
 # Iterations without progress before it is called a stall. The first iteration sends all memory and proves nothing; two more
 # show a trend. (oVirt acts at stall counts 1 to 6, Ganeti starts post-copy after the second dirty sync.)
@@ -41,14 +42,15 @@ class History:
     """What the samples so far say, iteration by iteration.
 
     Attributes:
-        iteration: the iteration that is being sent.
-        low_bytes: the least that remained in it so far.
-        best_bytes: the least that remained at the end of any earlier iteration; ``None`` before one has ended.
+        iteration: the iteration that is being sent; 0 before the first sample.
+        left_bytes: what was left when it began, as far as samples show.
+        best_bytes: the least that was left at the beginning of any iteration that has ended, the first one not counted; ``None``
+            before there is one.
         stalled: how many iterations ended in a row without getting below the best by `PROGRESS_MARGIN`.
     """
 
     iteration: int = 0
-    low_bytes: int | None = None
+    left_bytes: int = 0
     best_bytes: int | None = None
     stalled: int = 0
 
@@ -57,16 +59,14 @@ def observe(history: History, sample: Progress) -> History:
     """Take one more sample into the history. Samples outside pre-copy change nothing."""
     if sample.status is not JobStatus.ACTIVE or sample.iteration < 1:
         return history
-    if history.low_bytes is None or sample.iteration <= history.iteration:
-        low = sample.ram_remaining_bytes if history.low_bytes is None else min(history.low_bytes, sample.ram_remaining_bytes)
-        return replace(history, iteration=max(sample.iteration, history.iteration), low_bytes=low)
-    ended = history.low_bytes
-    best, stalled = history.best_bytes, history.stalled
-    if history.iteration > 1:  # the first pass carries all memory: its minimum says nothing about dirtying
-        improved = best is None or ended < best * (1 - PROGRESS_MARGIN)
-        stalled = 0 if improved else stalled + (sample.iteration - history.iteration)
-        best = ended if best is None else min(best, ended)
-    return History(iteration=sample.iteration, low_bytes=sample.ram_remaining_bytes, best_bytes=best, stalled=stalled)
+    if sample.iteration <= history.iteration:
+        return replace(history, left_bytes=max(history.left_bytes, sample.ram_remaining_bytes))
+    begun = replace(history, iteration=sample.iteration, left_bytes=sample.ram_remaining_bytes)
+    if history.iteration <= 1:  # the first iteration carries all memory: what was left then says nothing about dirtying
+        return begun
+    if history.best_bytes is None or history.left_bytes < history.best_bytes * (1 - PROGRESS_MARGIN):
+        return replace(begun, best_bytes=history.left_bytes, stalled=0)
+    return replace(begun, best_bytes=min(history.best_bytes, history.left_bytes), stalled=history.stalled + 1)
 
 
 def decide(history: History, sample: Progress, limits: Limits) -> tuple[Decision, str]:
@@ -86,8 +86,8 @@ def decide(history: History, sample: Progress, limits: Limits) -> tuple[Decision
     left = history.best_bytes or 0
     needed = units.format_duration_ms(needed_ms(left, sample.throughput_bps))
     why = (
-        f"{history.stalled} iterations without progress: at best {units.format_bytes(left)} were left, "
-        f"which is {needed} at {units.format_rate(sample.throughput_bps)}; {limits.max_downtime_ms} ms of downtime are allowed"
+        f"{history.stalled} iterations without progress: each leaves {units.format_bytes(left)} or more, "
+        f"which is {needed} of standstill at {units.format_rate(sample.throughput_bps)}; {limits.max_downtime_ms} ms are allowed"
     )
     if limits.postcopy:
         return Decision.START_POSTCOPY, why

@@ -239,6 +239,7 @@ class Outcome:
     """The end of one migration. Field order is the order of the ``--json`` object.
 
     Attributes:
+        driver: ``None`` when it was refused before the guest was found.
         phase: the last phase that was reached before the end.
         owner: name of the host that runs the guest; empty when unproven or when the guest is gone.
         total_ms: from the first look to the proof.
@@ -251,7 +252,7 @@ class Outcome:
     guest: str
     source: str
     destination: str
-    driver: DriverKind
+    driver: DriverKind | None
     control: Control
     transport: Transport
     outcome: OutcomeKind

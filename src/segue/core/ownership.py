@@ -21,13 +21,15 @@ class Verdict:
 
     Attributes:
         owner: the one host on which the guest may run.
-        settled: exactly one copy runs there and nothing of the move is left to do or undo.
+        settled: the owner's copy stands there alone and nothing of the move is left to do or undo.
+        runs: the owner was seen executing the guest, or holding it as somebody had paused it; never both hosts.
         both_run: two copies were seen executing: the one thing that must never be.
         reason: one sentence for a person, with both sightings in it.
     """
 
     owner: Owner
     settled: bool
+    runs: bool
     reason: str
     both_run: bool = False
 
@@ -90,6 +92,7 @@ def judge(source: Evidence, destination: Evidence) -> Verdict:
     """
     seen = f"{source.host} shows it {source.sighting}, {destination.host} shows it {destination.sighting}"
     if source.sighting is S.RUNNING and destination.sighting in (S.RUNNING, S.POSTCOPY):
-        return Verdict(owner=Owner.UNPROVEN, settled=False, both_run=True, reason=f"two copies run: {seen}")
+        return Verdict(owner=Owner.UNPROVEN, settled=False, runs=False, both_run=True, reason=f"two copies run: {seen}")
     owner, settled = OWNERS.get((source.sighting, destination.sighting), (Owner.UNPROVEN, False))
-    return Verdict(owner=owner, settled=settled, reason=seen)
+    held = {Owner.SOURCE: source.sighting, Owner.DESTINATION: destination.sighting}.get(owner, S.UNKNOWN)
+    return Verdict(owner=owner, settled=settled, runs=held in _RUNS or held is S.POSTCOPY, reason=seen)

@@ -84,6 +84,7 @@ class Effect(StrEnum):
 
     PREPARE_DESTINATION = "prepare-destination"
     START = "start"
+    FOLLOW = "follow"
     RESUME_DESTINATION = "resume-destination"
     RELEASE_SOURCE = "release-source"
     PROVE = "prove"
@@ -143,11 +144,23 @@ TRANSITIONS: Final[dict[State, dict[Fact, State]]] = {
     State.AMBIGUOUS: {},
 }
 
+PHASES: Final = (
+    State.BEGIN,
+    State.PREPARE,
+    State.PERFORM,
+    State.POSTCOPY,
+    State.FINISH,
+    State.CONFIRM,
+    State.VERIFY,
+)
+"""The way through, in order: what people are shown as the phase."""
+
 END_STATES: Final = frozenset(state for state, row in TRANSITIONS.items() if not row)
 
 ON_ENTRY: Final[dict[State, tuple[Effect, ...]]] = {
     State.PREPARE: (Effect.PREPARE_DESTINATION,),
     State.PERFORM: (Effect.START,),
+    State.POSTCOPY: (Effect.FOLLOW,),
     State.FINISH: (Effect.RESUME_DESTINATION,),
     State.CONFIRM: (Effect.RELEASE_SOURCE,),
     State.VERIFY: (Effect.PROVE,),

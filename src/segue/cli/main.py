@@ -1,0 +1,69 @@
+"""``segue``: the verbs put together, and the one place where an error becomes words and an exit status.
+
+What may live here: the list of verbs and `main`. A verb has a file of its own and imports what is heavy only when it runs:
+``segue --help`` must answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from segue.cli import guests, hosts, lab, migrate
+from segue.errors import SegueError
+
+app = typer.Typer(
+    name="segue",
+    help="Move running QEMU/KVM guests between hosts: checked first, steered until they converge, proven at the end.",
+    epilog="Exit status: 0 done, 1 failed, 2 usage, 3 refused, 4 cancelled, 5 ambiguous, 6 unreachable.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("migrate")(migrate.migrate)
+app.command("guests")(guests.guests)
+app.command("hosts")(hosts.hosts)
+app.add_typer(lab.app, name="lab")
+
+
+@app.callback()
+def _segue(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,  # noqa: FBT002
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"segue {version_of('segue')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line and leave with the documented exit status."""
+    try:
+        status = app(standalone_mode=False)
+    except SegueError as error:
+        typer.echo(explain(error), err=True)
+        status = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        status = 130
+    except BrokenPipeError:  # the reader of our output left; there is nobody to tell
+        sys.stderr.close()
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def explain(error: SegueError) -> str:
+    """An error as a person reads it: what happened, where the guest is, what to do, each on its line."""
+    lines = [f"segue: {error.message}"]
+    if error.guest_at:
+        lines.append(f"  guest: {error.guest_at}.")
+    if error.hint:
+        lines.append(f"  to do: {error.hint}")
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+"""``segue migrate``: move one running guest, show how it goes, let Ctrl-C turn it back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from segue.cli import exit_codes, render
+from segue.core.model import Control, Limits
+from segue.units import parse_duration_ms, parse_rate
+
+if TYPE_CHECKING:
+    from segue.engine.migration import Migration
+
+EPILOG = """Examples:
+  segue migrate web1 beta
+      names from segue.toml; web1 is looked for on every host
+  segue migrate web1 beta --max-downtime 100ms --within 10min --postcopy
+      stand still for 100 ms at the most; post-copy when it does not converge
+  segue migrate web1 qemu+ssh://beta/system --from qemu:///system
+      no segue.toml at all
+  segue migrate ci7 qmp+ssh://root@beta/ --from qmp:///
+      a QEMU that no libvirt manages
+
+Ctrl-C turns back: the guest stays on the source and nothing is left on the destination (exit status 4)."""
+
+
+def migrate(
+    guest: Annotated[str, typer.Argument(help="Name or UUID of a running guest.")],
+    destination: Annotated[str, typer.Argument(help="A host's name in segue.toml, or a connection URI.")],
+    *,
+    source: Annotated[
+        str, typer.Option("--from", metavar="HOST", help="Where the guest is, a name or a URI; default: look on every host.")
+    ] = "",
+    control: Annotated[
+        Control, typer.Option(help="direct: Segue talks to both hosts. p2p: the source's daemon to the destination's.")
+    ] = Control.DIRECT,
+    max_downtime: Annotated[
+        str, typer.Option(metavar="TIME", help="The guest may stand still this long at the switchover (bare: ms).")
+    ] = "300ms",
+    bandwidth: Annotated[str, typer.Option(metavar="RATE", help="At most this much, as 100MiB/s or 1gbit (bare: MiB/s).")] = "",
+    within: Annotated[str, typer.Option(metavar="TIME", help="Stay on the source when not done by then (bare: seconds).")] = "",
+    postcopy: Annotated[
+        bool, typer.Option("--postcopy", help="Allow post-copy when it does not converge (a link lost then can cost the guest).")
+    ] = False,
+    auto_converge: Annotated[bool, typer.Option(help="Let QEMU slow the guest's CPUs when it does not converge.")] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a sample on stdout; the last line is the outcome.")
+    ] = False,
+) -> None:
+    """Move a running guest to another host, and prove that exactly one copy runs."""
+    import asyncio
+
+    import segue
+
+    limits = Limits(
+        max_downtime_ms=_max_downtime_ms(max_downtime),
+        bandwidth_bps=parse_rate(bandwidth) if bandwidth else None,
+        postcopy=postcopy,
+        auto_converge=auto_converge,
+        within_ms=parse_duration_ms(within, bare="s") if within else None,
+    )
+    migration = segue.migrate(guest, destination, source=source, control=control, limits=limits)
+    status = asyncio.run(_follow(migration, title=f"{guest} → {destination}", as_json=as_json))
+    raise typer.Exit(status)
+
+
+def _max_downtime_ms(text: str) -> int:
+    ms = parse_duration_ms(text, bare="ms")
+    if not 1 <= ms <= MAX_DOWNTIME_MS:
+        raise typer.BadParameter(f"{text}: between 1 ms and 2000 s (QEMU's own bound).", param_hint="--max-downtime")
+    return ms
+
+
+MAX_DOWNTIME_MS = 2_000_000
+"""QEMU refuses more (migration/options.c, MAX_MIGRATE_DOWNTIME)."""
+
+
+async def _follow(migration: Migration, *, title: str, as_json: bool) -> int:
+    """Show it until its end; the exit status. An end that began is told by its outcome, a refusal by the error it raises."""
+    from segue.core.model import Progress
+    from segue.core.phases import State
+    from segue.engine.runner import Steered
+    from segue.errors import SegueError
+
+    display = render.display(title, as_json=as_json)
+    _turn_back_on_signals(migration, display)
+    refusal: SegueError | None = None
+    try:
+        async for event in migration:
+            match event:
+                case State():
+                    display.state(event)
+                case Progress():
+                    display.progress(event)
+                case Steered():
+                    display.note(f"{event.decision}: {event.reason}")
+    except SegueError as error:
+        refusal = error
+    finally:
+        display.close()
+    outcome = migration.outcome
+    if as_json and outcome is not None:
+        render.print_json(asdict(outcome))
+    if refusal is not None:
+        raise refusal
+    if outcome is None:  # cannot be: the iteration ends with an outcome or an error
+        raise AssertionError("a migration ended without an outcome")
+    if not as_json:
+        typer.echo(render.summary(outcome))
+    return exit_codes.of_outcome(outcome)
+
+
+def _turn_back_on_signals(migration: Migration, display: render.Display) -> None:
+    """Ctrl-C, a plain kill and a lost terminal ask for the guest to stay; asking twice is harmless."""
+    import asyncio
+    import signal
+
+    def asked() -> None:
+        if migration.cancel():
+            display.note("cancelling: waiting until the guest is seen running on the source")
+        else:
+            display.note("too late to cancel: the guest has been handed over; waiting for the proof")
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, asked)
+
+
+migrate.__doc__ = f"{migrate.__doc__}\n\n\b\n{EPILOG}"

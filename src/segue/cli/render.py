@@ -1,0 +1,223 @@
+"""How things look: progress on stderr, results on stdout, JSON where it was asked for.
+
+A terminal gets a line that is drawn again and again; anything else gets a plain line a second and at every change of phase.
+What may live here: turning values of the core into text. rich is loaded only where it draws.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final, Protocol
+
+from segue import units
+from segue.core import convergence
+from segue.core.model import JobStatus, Outcome, OutcomeKind, Progress
+from segue.core.phases import State
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+PERCENT_OF: Final = "of the guest's memory is on the destination in its newest version, at best so far"
+PLAIN_EVERY_MS: Final = 1000
+
+
+class Display(Protocol):
+    """Shows a migration while it runs. `close` is called once, whatever happened."""
+
+    def state(self, state: State) -> None:
+        """A phase was entered."""
+
+    def progress(self, sample: Progress) -> None:
+        """One more sample."""
+
+    def note(self, text: str) -> None:
+        """Something a person should read: a decision, a cancel that is under way."""
+
+    def close(self) -> None:
+        """The end."""
+
+
+class _Track:
+    """What the displays share: the phase, and a percentage that never runs backwards."""
+
+    def __init__(self) -> None:
+        self.phase: State = State.BEGIN
+        self.percent = 0
+
+    def enter(self, state: State) -> None:
+        self.phase = state
+
+    def take(self, sample: Progress) -> None:
+        self.percent = convergence.percent_held(self.percent, sample)
+
+    def line(self, sample: Progress) -> str:
+        eta = convergence.eta_ms(sample)
+        parts = [
+            f"{self.percent:3d} % of memory",
+            f"{units.format_bytes(sample.ram_remaining_bytes)} left",
+            units.format_rate(sample.throughput_bps),
+            f"dirty {units.format_rate(sample.dirty_bps)}",
+            f"iteration {sample.iteration}",
+            units.format_duration_ms(sample.elapsed_ms),
+        ]
+        if sample.throttle_percent:
+            parts.append(f"guest slowed by {sample.throttle_percent} %")
+        if not sample.status.is_final:
+            parts.append(f"about {units.format_duration_ms(eta)} to go" if eta is not None else "no end in sight at these rates")
+        return ", ".join(parts)
+
+
+class PlainDisplay:
+    """Lines on stderr: one at every change of phase, and one a second of samples."""
+
+    def __init__(self) -> None:
+        self._track = _Track()
+        self._next_ms = 0
+
+    def state(self, state: State) -> None:
+        """One line a phase."""
+        self._track.enter(state)
+        if not state.is_end:
+            _say(f"{state}")
+
+    def progress(self, sample: Progress) -> None:
+        """At most one line a second, and the last sample."""
+        self._track.take(sample)
+        if sample.elapsed_ms >= self._next_ms or sample.status is JobStatus.COMPLETED:
+            self._next_ms = sample.elapsed_ms + PLAIN_EVERY_MS
+            _say(f"{self._track.phase}: {self._track.line(sample)}")
+
+    def note(self, text: str) -> None:
+        """One line."""
+        _say(text)
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+class TerminalDisplay:
+    """One live line with a bar, on stderr; notes scroll above it."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._track = _Track()
+        self._title = title
+        self._text = ""
+        self._console = Console(stderr=True, highlight=False)
+        self._live: Live = Live(console=self._console, refresh_per_second=10, transient=True)
+        self._live.start()
+        self._draw()
+
+    def _draw(self) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        done = BAR_CELLS * self._track.percent // 100
+        bar = Text("━" * done, style="green") + Text("━" * (BAR_CELLS - done), style="bright_black")
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(Text(self._title, style="bold"), Text(str(self._track.phase), style="cyan"), bar)
+        rows = Table.grid()
+        rows.add_row(grid)
+        rows.add_row(Text(self._text, style="dim"))
+        self._live.update(rows)
+
+    def state(self, state: State) -> None:
+        """Shown beside the bar."""
+        self._track.enter(state)
+        self._draw()
+
+    def progress(self, sample: Progress) -> None:
+        """Redraw."""
+        self._track.take(sample)
+        self._text = self._track.line(sample)
+        self._draw()
+
+    def note(self, text: str) -> None:
+        """Above the live line, and it stays."""
+        self._live.console.print(text, style="yellow")
+
+    def close(self) -> None:
+        """The live line vanishes; the result follows on stdout."""
+        self._live.stop()
+
+
+BAR_CELLS: Final = 40
+
+
+class JsonDisplay:
+    """One JSON object a sample on stdout; notes go to stderr."""
+
+    def __init__(self) -> None:
+        self._track = _Track()
+
+    def state(self, state: State) -> None:
+        """Part of the next sample."""
+        self._track.enter(state)
+
+    def progress(self, sample: Progress) -> None:
+        """All of the sample, with what was derived from it."""
+        self._track.take(sample)
+        derived = {"percent": self._track.percent, "percent_of": PERCENT_OF, "eta_ms": convergence.eta_ms(sample)}
+        print_json({"phase": self._track.phase, **derived, **asdict(sample)})
+
+    def note(self, text: str) -> None:
+        """For people."""
+        _say(text)
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+def display(title: str, *, as_json: bool) -> Display:
+    """The display that fits where stdout and stderr go."""
+    if as_json:
+        return JsonDisplay()
+    return TerminalDisplay(title) if sys.stderr.isatty() else PlainDisplay()
+
+
+def summary(outcome: Outcome) -> str:
+    """The end of a migration in one or two sentences."""
+    if outcome.outcome is not OutcomeKind.MOVED:
+        return f"{outcome.guest} {outcome.outcome}: {outcome.error}"
+    downtime = "not reported" if outcome.downtime_ms is None else f"{outcome.downtime_ms} ms as the hypervisor reports it"
+    text = (
+        f"{outcome.guest} moved from {outcome.source} to {outcome.destination} in {units.format_duration_ms(outcome.total_ms)}: "
+        f"downtime {downtime}, {units.format_bytes(outcome.bytes_sent)} sent, {outcome.iterations} iterations. "
+        f"It runs on {outcome.owner}, and nowhere else."
+    )
+    return f"{text} {outcome.error}".strip()
+
+
+def print_json(value: object) -> None:
+    """One JSON object on one line of stdout, at once."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, none: str) -> None:
+    """A table on stdout: columns as wide as their longest cell, so that it can be piped and cut.
+
+    Args:
+        headings: one for each column.
+        rows: cells in the order of the headings.
+        none: what to say on stderr where there are no rows.
+    """
+    if not rows:
+        _say(none)
+        return
+    widths = [max(len(row[column]) for row in [headings, *rows]) for column in range(len(headings))]
+    for row in [headings, *rows]:
+        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"segue: {text}\n")
+    sys.stderr.flush()
+
+
+say: Final[Callable[[str], None]] = _say

@@ -1,0 +1,153 @@
+"""segue.toml: names for hosts, and what only the operator knows about them.
+
+    [hosts.alpha]
+    uris = ["qemu+tcp://alpha/system", "qmp+ssh://root@alpha/"]   # one for each kind of guest that the host runs
+    migration_address = "10.0.7.11"                               # optional: where migration data goes
+    ssh_identity = "/etc/segue/id_ed25519"                        # optional
+    ssh_known_hosts = "/etc/segue/known_hosts"                    # optional
+
+Looked for in ``$SEGUE_CONFIG``, ``~/.config/segue/segue.toml``, ``/etc/segue/segue.toml``; the first that exists is used
+alone. What may live here: reading that file into frozen settings, and turning a name or a URI into addresses. pydantic
+judges the file and goes no further than this module.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from segue.core.model import DriverKind, HostAddress
+from segue.errors import ConfigError, UsageError
+
+_QMP_SCHEMES: Final = frozenset({"qmp", "qmp+ssh"})
+_QEMU_TRANSPORTS: Final = frozenset({"ssh", "tcp", "tls", "unix", "libssh", "libssh2", "ext"})  # libvirt, docs/uri.rst
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of one segue.toml.
+
+    Attributes:
+        path: the file it came from, ``None`` when there is none.
+        hosts: the addresses of each named host, in the order of the file.
+    """
+
+    path: Path | None
+    hosts: Mapping[str, tuple[HostAddress, ...]]
+
+    def all_addresses(self) -> tuple[HostAddress, ...]:
+        """Every address of every named host."""
+        return tuple(address for addresses in self.hosts.values() for address in addresses)
+
+    def addresses(self, host: str) -> tuple[HostAddress, ...]:
+        """The addresses of a host given by its name in the file or by a connection URI.
+
+        Raises:
+            UsageError: neither a known name nor a URI that Segue can use.
+        """
+        if host in self.hosts:
+            return self.hosts[host]
+        if "://" not in host:
+            known = ", ".join(self.hosts) or "none"
+            raise UsageError(
+                f"There is no host {host!r} in {self.path or 'segue.toml (no such file was found)'}.",
+                hint=f"Known hosts: {known}. Add it to the file, or give a connection URI such as qemu+ssh://{host}/system.",
+            )
+        return (address_of(host),)
+
+
+def driver_of(uri: str) -> DriverKind:
+    """Which driver speaks that URI.
+
+    Raises:
+        UsageError: none does; the hint lists what can be used.
+    """
+    scheme = urlsplit(uri).scheme
+    if scheme in _QMP_SCHEMES:
+        return DriverKind.QEMU
+    base, _, transport = scheme.partition("+")
+    if base == "qemu" and (not transport or transport in _QEMU_TRANSPORTS):
+        return DriverKind.LIBVIRT
+    raise UsageError(
+        f"{uri!r} is not a connection URI that Segue can use.",
+        hint="libvirt: qemu:///system, qemu+ssh://HOST/system, qemu+tcp://…, qemu+tls://…; bare QEMU: qmp:///, qmp+ssh://HOST/.",
+    )
+
+
+def address_of(uri: str) -> HostAddress:
+    """A host known by nothing but its URI; the URI is its name."""
+    return HostAddress(name=uri, uri=uri, driver=driver_of(uri))
+
+
+def find() -> Path | None:
+    """The segue.toml to use, or ``None``. ``$SEGUE_CONFIG`` wins even when the file is missing: that is then an error."""
+    if named := os.environ.get("SEGUE_CONFIG"):
+        return Path(named)
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return next((path for path in (home / "segue/segue.toml", Path("/etc/segue/segue.toml")) if path.is_file()), None)
+
+
+def load(path: Path | None = None) -> Settings:
+    """Read the settings from the file given, or from the first one found; no file at all is an empty fleet.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not TOML, or says something that Segue does not understand.
+    """
+    path = path or find()
+    if path is None:
+        return Settings(path=None, hosts={})
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.", hint="Name another file with SEGUE_CONFIG.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from error
+    return Settings(path=path, hosts=_hosts(path, raw))
+
+
+def _hosts(path: Path, raw: object) -> dict[str, tuple[HostAddress, ...]]:
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+    class HostTable(BaseModel):
+        model_config = ConfigDict(extra="forbid", frozen=True)
+        uris: list[str] = Field(min_length=1)
+        migration_address: str = ""
+        ssh_identity: str = ""
+        ssh_known_hosts: str = ""
+
+    class File(BaseModel):
+        model_config = ConfigDict(extra="forbid", frozen=True)
+        hosts: dict[str, HostTable] = {}
+
+    try:
+        file = File.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {where}: {first['msg']}.", hint="See docs/guide/hosts.md for what may stand there.") from None
+    return {name: tuple(_one_of_each(path, name, table.uris, table)) for name, table in file.hosts.items()}
+
+
+def _one_of_each(path: Path, name: str, uris: Iterable[str], common: object) -> Iterable[HostAddress]:
+    seen: set[DriverKind] = set()
+    for uri in uris:
+        try:
+            driver = driver_of(uri)
+        except UsageError as error:
+            raise ConfigError(f"{path}: hosts.{name}: {error.message}", hint=error.hint) from None
+        if driver in seen:
+            raise ConfigError(f"{path}: hosts.{name} has two addresses for {driver} guests.", hint="Keep one of each kind.")
+        seen.add(driver)
+        yield HostAddress(
+            name=name,
+            uri=uri,
+            driver=driver,
+            migration_address=getattr(common, "migration_address", ""),
+            ssh_identity=getattr(common, "ssh_identity", ""),
+            ssh_known_hosts=getattr(common, "ssh_known_hosts", ""),
+        )

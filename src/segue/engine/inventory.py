@@ -1,0 +1,196 @@
+"""Reaches hosts and finds guests on them, all hosts at once.
+
+What may live here: connecting to the addresses of hosts through the drivers, listing, and the refusals that follow from a
+first look: unknown guest, two of one name, not running, the same host, a destination that is already taken. It looks and
+never acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final, Self
+
+from segue.core.evidence import Sighting
+from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts
+from segue.core.ports import Driver, Hypervisor
+from segue.errors import (
+    DestinationTaken,
+    GuestAmbiguous,
+    GuestBusy,
+    GuestNotFound,
+    GuestNotRunning,
+    HostUnreachable,
+    RefusedError,
+    SameHost,
+    SegueError,
+    Unsupported,
+)
+
+CONNECT_DEADLINE_S: Final = 10.0
+"""For one host to answer. ssh and TLS over a slow path need a few round trips; a person waits ten seconds and not much longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A guest and the connection on which it was found."""
+
+    guest: Guest
+    hypervisor: Hypervisor
+    address: HostAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surveyed:
+    """What one address answered: its facts and guests, or why it could not be asked."""
+
+    address: HostAddress
+    facts: HostFacts | None = None
+    guests: tuple[Guest, ...] = ()
+    error: SegueError | None = None
+
+
+class Inventory:
+    """Open connections to hosts, closed together. Use as an async context manager.
+
+    Args:
+        driver: gives the driver of a kind.
+    """
+
+    def __init__(self, driver: Callable[[DriverKind], Driver]) -> None:
+        self._driver = driver
+        self._stack = AsyncExitStack()
+        self._open: dict[str, asyncio.Task[Hypervisor]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+        for task in self._open.values():
+            task.cancel()
+        await asyncio.gather(*self._open.values(), return_exceptions=True)
+
+    async def connect(self, address: HostAddress) -> Hypervisor:
+        """The connection to that address, made on first use.
+
+        Raises:
+            HostUnreachable: no answer.
+        """
+        if address.uri not in self._open:
+            self._open[address.uri] = asyncio.create_task(self._connect(address))
+        return await asyncio.shield(self._open[address.uri])
+
+    async def _connect(self, address: HostAddress) -> Hypervisor:
+        hypervisor = await self._driver(address.driver).connect(address, deadline_s=CONNECT_DEADLINE_S)
+        self._stack.push_async_callback(hypervisor.aclose)
+        return hypervisor
+
+    async def survey(self, addresses: Iterable[HostAddress], *, facts: bool = False) -> Sequence[Surveyed]:
+        """Ask all addresses at once for their guests, and for facts where wanted; a failure is an answer too."""
+
+        async def one(address: HostAddress) -> Surveyed:
+            try:
+                hypervisor = await self.connect(address)
+                guests = await hypervisor.guests()
+                return Surveyed(address=address, facts=await hypervisor.facts() if facts else None, guests=tuple(guests))
+            except SegueError as error:
+                return Surveyed(address=address, error=error)
+
+        return await asyncio.gather(*(one(address) for address in addresses))
+
+    async def find(self, name: str, addresses: Sequence[HostAddress]) -> Found:
+        """The one guest of that name; a mere definition of it elsewhere is not a second guest.
+
+        Args:
+            name: its name, or its UUID.
+            addresses: where to look.
+
+        Raises:
+            GuestNotFound: every host answered and none has it.
+            GuestAmbiguous: more than one has it.
+            HostUnreachable: not found on the hosts that answered, and some did not.
+        """
+        surveys = await self.survey(addresses)
+        found = [(survey, guest) for survey in surveys for guest in survey.guests if name in (guest.name, guest.uuid)]
+        found = [pair for pair in found if pair[1].state is not GuestState.SHUT_OFF] or found
+        if not found:
+            raise _not_found(name, surveys)
+        if len(found) > 1:
+            places = ", ".join(f"{guest.driver} guest on {survey.address.name}" for survey, guest in found)
+            raise GuestAmbiguous(
+                f"{len(found)} guests are called {name}: {places}.",
+                guest_at="each is where it was, nothing was touched",
+                hint="Say which with --from HOST (a name or a connection URI), or use its UUID.",
+            )
+        [(survey, guest)] = found
+        return Found(guest=guest, hypervisor=await self.connect(survey.address), address=survey.address)
+
+
+def _not_found(name: str, surveys: Sequence[Surveyed]) -> SegueError:
+    silent = [survey for survey in surveys if survey.error is not None]
+    if silent and all(isinstance(survey.error, HostUnreachable) for survey in silent):
+        reasons = " ".join(str(survey.error) for survey in silent)
+        return HostUnreachable(
+            f"Guest {name} is on none of the hosts that answered, and not all did. {reasons}", host=silent[0].address.name
+        )
+    if silent:
+        return next(survey.error for survey in silent if survey.error is not None)
+    asked = ", ".join(dict.fromkeys(survey.address.name for survey in surveys)) or "none are configured"
+    return GuestNotFound(f"There is no guest {name} (hosts asked: {asked}).", hint="'segue guests' lists all guests.")
+
+
+async def refuse_early(found: Found, destination: Hypervisor) -> None:
+    """Refuse what a first look at both hosts already forbids.
+
+    Raises:
+        RefusedError: one of its kinds; nothing was touched.
+    """
+    guest, source = found.guest, found.hypervisor
+    where = f"it is on {source.host}, {guest.state}; nothing was touched"
+    refuse_state(guest, where)
+    here, there, sighting = await asyncio.gather(source.facts(), destination.facts(), destination.evidence(guest.name))
+    if here.identity == there.identity:
+        raise SameHost(
+            f"{source.host} and {destination.host} are the same host.",
+            guest_at=where,
+            hint="Name another host as the destination.",
+        )
+    match sighting.sighting:
+        case Sighting.ABSENT | Sighting.DEFINED:
+            return
+        case Sighting.UNREACHABLE:
+            raise HostUnreachable(f"{destination.host} does not answer: {sighting.raw}", host=destination.host, guest_at=where)
+        case _:
+            raise DestinationTaken(
+                f"{destination.host} already has a guest {guest.name}: {sighting.sighting} ({sighting.raw}).",
+                guest_at=where,
+                hint=f"Look at it with 'segue guests {destination.host}'; only a person can say which of the two is wanted.",
+            )
+
+
+def refuse_state(guest: Guest, where: str) -> None:
+    """Refuse a guest that cannot be moved live in the state it is in.
+
+    Raises:
+        GuestNotRunning, GuestBusy, Unsupported.
+    """
+    if guest.obstacle:
+        raise Unsupported(guest.obstacle, guest_at=where)
+    match guest.state:
+        case GuestState.RUNNING:
+            return
+        case GuestState.MIGRATING_IN | GuestState.MIGRATING_OUT:
+            raise GuestBusy(
+                f"A migration of {guest.name} is already under way.", guest_at=where, hint="Wait for it to end, or cancel it."
+            )
+        case GuestState.UNKNOWN:
+            raise RefusedError(f"{guest.name} is in a state that Segue does not know.", guest_at=where)
+        case _:
+            raise GuestNotRunning(
+                f"Guest {guest.name} does not run, so there is nothing to move live.",
+                guest_at=where,
+                hint="Start or resume it first.",
+            )

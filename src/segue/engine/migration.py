@@ -1,0 +1,235 @@
+"""One migration as a caller holds it: await it for the outcome, iterate it for progress, cancel it.
+
+    outcome = await segue.migrate("web1", "beta")
+
+    migration = segue.migrate("web1", "beta")
+    async for event in migration:           # states, samples and decisions, as they come
+        ...
+    outcome = migration.outcome
+
+What may live here: the handle and the way from names to a running `Runner`. Looking is `inventory`'s, driving is `runner`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from segue import config
+from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Progress, Transport
+from segue.core.phases import State
+from segue.core.ports import Driver
+from segue.drivers import driver as driver_of_kind
+from segue.engine.inventory import Found, Inventory, refuse_early
+from segue.engine.runner import Runner, Steered
+from segue.errors import (
+    MigrationCancelled,
+    MigrationFailed,
+    OutcomeAmbiguous,
+    RefusedError,
+    SameHost,
+    SegueError,
+    Unsupported,
+)
+
+Event = State | Progress | Steered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a caller asked for, still in names.
+
+    Attributes:
+        guest: name or UUID.
+        destination: a host's name in segue.toml, or a connection URI.
+        source: the same; empty: look for the guest on every host of segue.toml.
+        control, transport, limits: as in `MigrationSpec`.
+        id: this attempt.
+    """
+
+    guest: str
+    destination: str
+    source: str = ""
+    control: Control = Control.DIRECT
+    transport: Transport = Transport.NATIVE
+    limits: Limits = field(default_factory=Limits)
+    id: str = field(default_factory=lambda: secrets.token_hex(6))
+
+
+def monotonic_ms() -> int:
+    """Milliseconds that never jump."""
+    return time.monotonic_ns() // 1_000_000
+
+
+class Migration:
+    """A migration that has been asked for; it starts when it is first awaited or iterated.
+
+    Args:
+        request: what was asked for.
+        settings: the fleet.
+        driver: gives the driver of a kind; the simulated one in rehearsals.
+    """
+
+    def __init__(
+        self, request: Request, settings: config.Settings, *, driver: Callable[[DriverKind], Driver] = driver_of_kind
+    ) -> None:
+        self.request = request
+        self.outcome: Outcome | None = None
+        """The end, once it has come; a refusal before the first look at the guest leaves a bare one too."""
+        self._settings = settings
+        self._driver = driver
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._runner: Runner | None = None
+        self._task: asyncio.Task[Outcome] | None = None
+        self._cancelled_early = False
+
+    def __await__(self) -> Generator[None, None, Outcome]:
+        """Wait for the end.
+
+        Returns:
+            The outcome of a guest that moved.
+
+        Raises:
+            RefusedError: nothing was touched.
+            HostUnreachable: nothing was touched.
+            MigrationFailed, MigrationCancelled: the guest is on the source; `outcome` has the rest.
+            OutcomeAmbiguous: a person must look.
+        """
+        return self._wait().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """States, samples and decisions until the end, then what awaiting it would raise. For one reader."""
+        self._start()
+        while (event := await self._events.get()) is not None:
+            yield event
+        await self._wait()
+
+    def cancel(self) -> bool:
+        """Ask for the guest to stay where it is. Safe at any time, also twice.
+
+        Returns:
+            False when there is no way back any more; the migration then goes on to its end.
+        """
+        if self._runner is not None:
+            return self._runner.cancel()
+        self._cancelled_early = True
+        return True
+
+    def _start(self) -> asyncio.Task[Outcome]:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        return self._task
+
+    async def _wait(self) -> Outcome:
+        outcome = await asyncio.shield(self._start())
+        if error := _error_of(outcome):
+            raise error
+        return outcome
+
+    async def _run(self) -> Outcome:
+        try:
+            async with Inventory(self._driver) as inventory:
+                self.outcome = await self._move(inventory)
+                return self.outcome
+        except SegueError as error:
+            self.outcome = self._refused(error)
+            raise
+        finally:
+            self._events.put_nowait(None)
+
+    async def _move(self, inventory: Inventory) -> Outcome:
+        found, destination = await self._look(inventory)
+        spec = MigrationSpec(
+            id=self.request.id,
+            guest=found.guest.name,
+            source=found.address.name,
+            destination=destination.name,
+            driver=found.guest.driver,
+            control=self.request.control,
+            transport=self.request.transport,
+            limits=self.request.limits,
+        )
+        there = await inventory.connect(destination)
+        await refuse_early(found, there)
+        attempt = self._driver(spec.driver).attempt(spec, found.hypervisor, there)
+        async with aclosing(attempt):
+            self._runner = Runner(spec, attempt, found.hypervisor, there, now_ms=monotonic_ms, report=self._events.put_nowait)
+            if self._cancelled_early:
+                self._runner.cancel()
+            return await self._runner.run()
+
+    async def _look(self, inventory: Inventory) -> tuple[Found, HostAddress]:
+        """Find the guest, and the destination's address for that kind of guest, asking all hosts at once."""
+        request, settings = self.request, self._settings
+        if request.source == request.destination:
+            raise SameHost(f"Source and destination are both {request.source}.", hint="Name another host as the destination.")
+        there = settings.addresses(request.destination)
+        here = settings.addresses(request.source) if request.source else settings.all_addresses()
+        if not here:
+            raise RefusedError(
+                "No hosts are configured, so there is nowhere to look for the guest.",
+                hint="Name the source with --from URI, or list your hosts in segue.toml.",
+            )
+        kinds = {address.driver for address in here}
+        ahead = [asyncio.create_task(inventory.connect(address)) for address in there if address.driver in kinds]
+        try:
+            found = await inventory.find(request.guest, here)
+        finally:
+            await asyncio.gather(*ahead, return_exceptions=True)
+        return found, _counterpart(found, request.destination, there)
+
+    def _refused(self, error: SegueError) -> Outcome:
+        """The outcome of a migration that never began: what is known of it, and why."""
+        request = self.request
+        return Outcome(
+            id=request.id,
+            guest=request.guest,
+            source=request.source,
+            destination=request.destination,
+            driver=None,
+            control=request.control,
+            transport=request.transport,
+            outcome=OutcomeKind.REFUSED,
+            owner="",
+            phase=State.BEGIN,
+            total_ms=0,
+            downtime_ms=None,
+            bytes_sent=0,
+            iterations=0,
+            error=str(error),
+        )
+
+
+def _counterpart(found: Found, destination: str, there: tuple[HostAddress, ...]) -> HostAddress:
+    """The destination's address for the kind of guest that was found."""
+    for address in there:
+        if address.driver is found.guest.driver:
+            return address
+    raise Unsupported(
+        f"{found.guest.name} is a {found.guest.driver} guest and {destination} has no address for those: "
+        f"{', '.join(address.uri for address in there)}.",
+        guest_at=f"it is on {found.address.name}; nothing was touched",
+        hint="Add one to its uris in segue.toml, or give a connection URI as the destination.",
+    )
+
+
+def _error_of(outcome: Outcome) -> SegueError | None:
+    """What awaiting a migration with that outcome raises."""
+    on_source = f"it runs on {outcome.owner}" if outcome.owner else "it runs nowhere"
+    match outcome.outcome:
+        case OutcomeKind.MOVED:
+            return None
+        case OutcomeKind.CANCELLED:
+            return MigrationCancelled(outcome.error, guest_at=on_source)
+        case OutcomeKind.AMBIGUOUS:
+            return OutcomeAmbiguous(
+                outcome.error,
+                guest_at=f"not proven; {outcome.source} and {outcome.destination} must both be looked at",
+                hint=f"'segue guests {outcome.source} {outcome.destination}' shows both; start nothing before you know.",
+            )
+        case _:
+            return MigrationFailed(outcome.error, guest_at=on_source)
