@@ -34,11 +34,13 @@ _SIZE: Final = {
 }
 _BIT_RATE: Final = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 _DURATION_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000}
-_NUMBER: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*")
+# Fifteen digits are an exact float, and more than anybody has.
+_AMOUNT: Final = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([a-z]*)\s*")
+_AMOUNT_PER_SECOND: Final = re.compile(_AMOUNT.pattern + r"(?:/s\s*)?")
 
 
-def _split(text: str, what: str, example: str) -> tuple[float, str]:
-    match = _NUMBER.fullmatch(text.lower())
+def _split(pattern: re.Pattern[str], text: str, what: str, example: str) -> tuple[float, str]:
+    match = pattern.fullmatch(text.lower())
     if match is None:
         raise UsageError(f"{text!r} is not {what}.", hint=f"Write it like {example}.")
     return float(match[1]), match[2]
@@ -54,7 +56,7 @@ def parse_bytes(text: str, *, bare: str = "mib") -> int:
     Raises:
         UsageError: not a size.
     """
-    number, unit = _split(text, "a size", "256MiB or 2GiB")
+    number, unit = _split(_AMOUNT, text, "a size", "256MiB or 2GiB")
     if (unit or bare) not in _SIZE:
         raise UsageError(f"{text!r} is not a size: the unit {unit!r} is unknown.", hint="Use MiB or GiB.")
     return round(number * _SIZE[unit or bare])
@@ -66,7 +68,7 @@ def parse_rate(text: str) -> int:
     Raises:
         UsageError: not a rate, or a rate of zero.
     """
-    number, unit = _split(text.lower().removesuffix("/s"), "a rate", "100MiB/s or 1gbit")
+    number, unit = _split(_AMOUNT_PER_SECOND, text, "a rate", "100MiB/s or 1gbit")
     unit = unit or "mib"
     if unit in _BIT_RATE:
         rate = round(number * _BIT_RATE[unit] / 8)
@@ -89,7 +91,7 @@ def parse_duration_ms(text: str, *, bare: str) -> int:
     Raises:
         UsageError: not a duration.
     """
-    number, unit = _split(text, "a duration", "300ms, 90s or 10min")
+    number, unit = _split(_AMOUNT, text, "a duration", "300ms, 90s or 10min")
     if (unit or bare) not in _DURATION_MS:
         raise UsageError(f"{text!r} is not a duration: the unit {unit!r} is unknown.", hint="Use ms, s, min or h.")
     return round(number * _DURATION_MS[unit or bare])
@@ -97,10 +99,11 @@ def parse_duration_ms(text: str, *, bare: str) -> int:
 
 def format_bytes(count: int) -> str:
     """Write bytes for a person: ``0 B``, ``17.4 MiB``, ``2.00 GiB``."""
-    for unit, factor, digits in (("GiB", GIB, 2), ("MiB", MIB, 1), ("KiB", KIB, 0)):
-        if count >= factor:
-            return f"{count / factor:.{digits}f} {unit}"
-    return f"{count} B"
+    for unit, factor, digits in (("B", 1, 0), ("KiB", KIB, 0), ("MiB", MIB, 1)):
+        written = f"{count / factor:.{digits}f}"
+        if float(written) < 1024:
+            return f"{written} {unit}"
+    return f"{count / GIB:.2f} GiB"
 
 
 def format_rate(bps: int) -> str:
@@ -112,7 +115,7 @@ def format_duration_ms(ms: int) -> str:
     """Write milliseconds for a person: ``57 ms``, ``4.24 s``, ``3 min 07 s``, ``2 h 05 min``."""
     if ms < 1000:
         return f"{ms} ms"
-    if ms < 60_000:
+    if ms < 59_995:  # what is above would be written as 60.00 s
         return f"{ms / 1000:.2f} s"
     minutes, seconds = divmod(round(ms / 1000), 60)
     if minutes < 60:
