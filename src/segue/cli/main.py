@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from segue.cli import guests, hosts, lab, migrate
@@ -42,21 +41,12 @@ def _segue(
 
 
 def main() -> None:
-    """Run the command line and leave with the documented exit status."""
+    """Run the command line and leave with the documented exit status; wrong words are told by Typer (exit status 2)."""
     try:
-        status = app(standalone_mode=False)
+        app()
     except SegueError as error:
         typer.echo(explain(error), err=True)
-        status = error.exit_code
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        status = 130
-    except BrokenPipeError:  # the reader of our output left; there is nobody to tell
-        sys.stderr.close()
-        status = 1
-    sys.exit(status if isinstance(status, int) else 0)
+        sys.exit(error.exit_code)
 
 
 def explain(error: SegueError) -> str:

@@ -1,0 +1,98 @@
+"""What ``segue`` says before it touches anything: as a user sees it, from a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SEGUE = [sys.executable, "-c", "from segue.cli.main import main; main()"]
+
+
+def segue(*words: str, config: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*SEGUE, *words],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        env={"SEGUE_CONFIG": str(config), "PATH": "/usr/bin"},
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "segue.toml"
+    path.write_text('[hosts.alpha]\nuris = ["qemu+unix:///system?socket=/nonexistent"]\n', encoding="utf-8")
+    return path
+
+
+def test_help_names_every_verb_and_loads_nothing_heavy(config: Path) -> None:
+    shown = segue("--help", config=config)
+    assert shown.returncode == 0
+    assert {"migrate", "guests", "hosts", "lab"} <= set(shown.stdout.split())
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, segue.cli.main; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    assert not {"libvirt", "asyncssh", "qemu", "lxml", "pydantic", "rich.live"} & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["migrate", "web"], 2, "destination"),
+        (["migrate", "web", "nowhere"], 2, "There is no host 'nowhere'"),
+        (["migrate", "web", "vbox:///session"], 2, "is not a connection URI"),
+        (["migrate", "web", "alpha", "--max-downtime", "soon"], 2, "'soon' is not a duration"),
+        (["migrate", "web", "alpha", "--max-downtime", "0"], 2, "between 1 ms and 2000 s"),
+        (["migrate", "web", "alpha", "--bandwidth", "0"], 2, "more than zero"),
+        (["migrate", "web", "alpha", "--control", "magic"], 2, "magic"),
+        (["guests", "nowhere"], 2, "There is no host 'nowhere'"),
+        (["dance"], 2, "dance"),
+    ],
+)
+def test_bad_words_are_one_clear_sentence(config: Path, words: list[str], status: int, said: str) -> None:
+    shown = segue(*words, config=config)
+    assert shown.returncode == status
+    assert said in shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert shown.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hosts = 3", "hosts"),
+        ("[hosts.alpha]\nuris = []", "uris"),
+        ("[hosts.alpha]\nuris = ['qemu:///system']\ncolour = 'red'", "colour"),
+        ("[hosts.alpha]\nuris = ['qemu:///system', 'qemu:///session']", "two addresses"),
+        ("[hosts.alpha", "is not TOML"),
+    ],
+)
+def test_a_bad_segue_toml_is_named_with_the_place(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "segue.toml"
+    path.write_text(text, encoding="utf-8")
+    shown = segue("guests", config=path)
+    assert shown.returncode == 2
+    assert str(path) in shown.stderr
+    assert said in shown.stderr
+
+
+def test_a_missing_segue_toml_that_was_named_is_an_error(tmp_path: Path) -> None:
+    shown = segue("guests", config=tmp_path / "none.toml")
+    assert shown.returncode == 2
+    assert "cannot be read" in shown.stderr
+
+
+def test_json_of_a_refusal_ends_with_an_outcome(config: Path) -> None:
+    shown = segue("migrate", "web", "nowhere", "--json", config=config)
+    outcome = json.loads(shown.stdout.splitlines()[-1])
+    assert shown.returncode == 2
+    assert outcome["outcome"] == "refused"
+    assert {"id", "guest", "source", "destination", "driver", "control", "transport", "owner", "phase"} <= set(outcome)
+    assert {"total_ms", "downtime_ms", "bytes_sent", "iterations", "error"} <= set(outcome)

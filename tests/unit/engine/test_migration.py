@@ -1,0 +1,256 @@
+"""A migration as a caller holds it, over the simulated world: every end is proven, told, and leaves one copy."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from segue import config, units
+from segue.core.evidence import Sighting
+from segue.core.model import DriverKind, HostAddress, JobStatus, Limits, OutcomeKind, Progress
+from segue.core.phases import State
+from segue.drivers.simulated import SimGuest, SimulatedDriver, World
+from segue.engine import runner
+from segue.engine.migration import Event, Migration, Request
+from segue.engine.runner import Steered
+from segue.errors import (
+    DestinationTaken,
+    GuestAmbiguous,
+    GuestBusy,
+    GuestNotFound,
+    GuestNotRunning,
+    HostUnreachable,
+    MigrationCancelled,
+    MigrationFailed,
+    OutcomeAmbiguous,
+    RefusedError,
+    SameHost,
+    SegueError,
+    Unsupported,
+    UsageError,
+)
+
+IDLE = SimGuest(name="web")
+FLAT_OUT = SimGuest(name="web", working_set_bytes=200 * units.MIB, write_bps=150 * units.MIB)
+
+
+class Rehearsal:
+    """A world of three hosts with one guest `web` on alpha, and migrations in it."""
+
+    def __init__(self, guest: SimGuest = IDLE) -> None:
+        self.world = World(hosts=("alpha", "beta", "gamma"))
+        self.guest = self.world.add(replace(guest, copies={}), "alpha")
+        self.driver = SimulatedDriver(self.world)
+        self.settings = config.Settings(
+            path=None,
+            hosts={
+                host: (HostAddress(name=host, uri=f"sim://{host}", driver=DriverKind.SIMULATED),) for host in self.world.hosts
+            },
+        )
+
+    def migration(
+        self, guest: str = "web", destination: str = "beta", source: str = "", limits: Limits | None = None
+    ) -> Migration:
+        request = Request(guest=guest, destination=destination, source=source, limits=limits or Limits())
+        return Migration(request, self.settings, driver=lambda _: self.driver)
+
+    @property
+    def shown(self) -> dict[str, Sighting]:
+        return self.guest.copies
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evidence of the simulated world does not change by waiting: do not wait for it."""
+    monkeypatch.setattr(runner, "PROOF_DEADLINE_MS", 0)
+    monkeypatch.setattr(runner, "LEFTOVERS_DEADLINE_MS", 0)
+    monkeypatch.setattr(runner, "PROOF_PAUSE_S", 0)
+
+
+async def follow(migration: Migration, react: Callable[[Event], None] = lambda _: None) -> list[Event]:
+    events: list[Event] = []
+    async with asyncio.timeout(10):
+        async for event in migration:
+            events.append(event)
+            react(event)
+    return events
+
+
+async def test_awaiting_it_moves_the_guest() -> None:
+    rehearsal = Rehearsal()
+    outcome = await rehearsal.migration()
+    assert (outcome.outcome, outcome.owner, outcome.error) == (OutcomeKind.MOVED, "beta", "")
+    assert rehearsal.shown == {"beta": Sighting.RUNNING}
+    assert rehearsal.world.most_copies == 1
+
+
+async def test_iterating_it_tells_the_phases_in_order() -> None:
+    events = await follow(Rehearsal().migration())
+    states = [event for event in events if isinstance(event, State)]
+    assert states == [State.PREPARE, State.PERFORM, State.FINISH, State.CONFIRM, State.VERIFY, State.MOVED]
+    assert [event for event in events if isinstance(event, Progress)][-1].status is JobStatus.COMPLETED
+
+
+async def test_a_guest_that_outruns_the_link_goes_over_to_post_copy_when_allowed() -> None:
+    rehearsal = Rehearsal(FLAT_OUT)
+    events = await follow(rehearsal.migration(limits=Limits(postcopy=True)))
+    assert len([event for event in events if isinstance(event, Steered)]) == 1
+    assert State.POSTCOPY in events
+    assert rehearsal.shown == {"beta": Sighting.RUNNING}
+
+
+async def test_a_guest_that_outruns_the_link_is_given_up_at_the_deadline() -> None:
+    rehearsal = Rehearsal(FLAT_OUT)
+    with pytest.raises(MigrationFailed, match="not done within 30") as caught:
+        await rehearsal.migration(limits=Limits(within_ms=30_000))
+    assert caught.value.exit_code == 1
+    assert rehearsal.shown == {"alpha": Sighting.RUNNING}
+
+
+@pytest.mark.parametrize("state", [State.PREPARE, State.PERFORM])
+async def test_cancel_leaves_the_guest_where_it_was(state: State) -> None:
+    rehearsal = Rehearsal(FLAT_OUT)
+    migration = rehearsal.migration()
+    with pytest.raises(MigrationCancelled) as caught:
+        await follow(migration, lambda event: assert_true(migration.cancel()) if event is state else None)
+    assert caught.value.exit_code == 4
+    assert rehearsal.shown == {"alpha": Sighting.RUNNING}
+    assert migration.outcome is not None
+    assert migration.outcome.outcome is OutcomeKind.CANCELLED
+
+
+async def test_cancel_before_it_began() -> None:
+    rehearsal = Rehearsal()
+    migration = rehearsal.migration()
+    assert migration.cancel()
+    with pytest.raises(MigrationCancelled):
+        await migration
+    assert rehearsal.shown == {"alpha": Sighting.RUNNING}
+
+
+@pytest.mark.parametrize("state", [State.POSTCOPY, State.FINISH, State.CONFIRM, State.VERIFY])
+async def test_there_is_no_cancel_after_the_point_of_no_return(state: State) -> None:
+    rehearsal = Rehearsal(FLAT_OUT)
+    migration = rehearsal.migration(limits=Limits(postcopy=True))
+    asked: list[bool] = []
+    await follow(migration, lambda event: asked.append(migration.cancel()) if event is state else None)
+    assert migration.outcome is not None
+    assert migration.outcome.outcome is OutcomeKind.MOVED
+    assert rehearsal.world.most_copies == 1
+
+
+@pytest.mark.parametrize("step", ["prepare", "perform", "finish"])
+async def test_a_step_that_breaks_before_the_guest_ran_there_leaves_it_on_the_source(step: str) -> None:
+    rehearsal = Rehearsal()
+    rehearsal.world.broken = {step}
+    with pytest.raises(MigrationFailed, match=f"simulated {step} was told to fail"):
+        await rehearsal.migration()
+    assert rehearsal.shown == {"alpha": Sighting.RUNNING}
+    assert rehearsal.world.most_copies == 1
+
+
+async def test_leftovers_on_the_source_are_told_of_a_guest_that_moved() -> None:
+    rehearsal = Rehearsal()
+    rehearsal.world.broken = {"confirm"}
+    outcome = await rehearsal.migration()
+    assert (outcome.outcome, outcome.owner) == (OutcomeKind.MOVED, "beta")
+    assert "alpha shows it postmigrate" in outcome.error
+
+
+async def test_a_guest_that_stands_still_between_two_hosts_is_ambiguous() -> None:
+    rehearsal = Rehearsal()
+    rehearsal.world.broken = {"finish", "roll_back"}
+    with pytest.raises(OutcomeAmbiguous) as caught:
+        await rehearsal.migration()
+    assert caught.value.exit_code == 5
+    assert rehearsal.world.most_copies == 1
+
+
+async def test_a_host_that_falls_silent_makes_it_ambiguous_and_nothing_is_touched_then() -> None:
+    rehearsal = Rehearsal()
+    migration = rehearsal.migration()
+
+    def silence(event: Event) -> None:
+        if event is State.FINISH:
+            rehearsal.world.unreachable.add("beta")
+
+    with pytest.raises(OutcomeAmbiguous, match="beta shows it unreachable"):
+        await follow(migration, silence)
+    assert migration.outcome is not None
+    assert migration.outcome.owner == ""
+
+
+def taken(rehearsal: Rehearsal) -> None:
+    rehearsal.world.show("web", "beta", Sighting.PAUSED)
+
+
+def stopped(rehearsal: Rehearsal) -> None:
+    rehearsal.world.show("web", "alpha", Sighting.DEFINED)
+
+
+def silent(rehearsal: Rehearsal) -> None:
+    rehearsal.world.unreachable.add("beta")
+
+
+def arriving(rehearsal: Rehearsal) -> None:
+    rehearsal.world.show("web", "alpha", Sighting.INCOMING)
+
+
+def untouched(_: Rehearsal) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "error"),
+    [
+        (untouched, {"guest": "nobody"}, GuestNotFound),
+        (untouched, {"destination": "nowhere"}, UsageError),
+        (untouched, {"source": "nowhere"}, UsageError),
+        (untouched, {"destination": "alpha"}, SameHost),
+        (untouched, {"destination": "alpha", "source": "alpha"}, SameHost),
+        (untouched, {"destination": "qemu+ssh://beta/system"}, Unsupported),
+        (taken, {}, GuestAmbiguous),
+        (taken, {"source": "alpha"}, DestinationTaken),
+        (stopped, {}, GuestNotRunning),
+        (arriving, {}, GuestBusy),
+        (silent, {}, HostUnreachable),
+        (silent, {"guest": "nobody"}, HostUnreachable),
+    ],
+)
+async def test_bad_input_is_refused_with_its_own_error_and_changes_nothing(
+    change: Callable[[Rehearsal], None], words: dict[str, str], error: type[SegueError]
+) -> None:
+    rehearsal = Rehearsal()
+    change(rehearsal)
+    before = dict(rehearsal.shown)
+    migration = rehearsal.migration(**words)  # type: ignore[arg-type]
+    with pytest.raises(error) as caught:
+        await migration
+    assert type(caught.value) is error
+    assert rehearsal.shown == before
+    assert migration.outcome is not None
+    assert migration.outcome.outcome is OutcomeKind.REFUSED
+    assert migration.outcome.error == str(caught.value)
+
+
+async def test_no_hosts_at_all() -> None:
+    rehearsal = Rehearsal()
+    rehearsal.settings = replace(rehearsal.settings, hosts={"beta": rehearsal.settings.hosts["beta"]})
+    with pytest.raises(GuestNotFound, match="hosts asked: beta"):
+        await rehearsal.migration()
+    rehearsal.settings = replace(rehearsal.settings, hosts={})
+    with pytest.raises(RefusedError, match="No hosts are configured"):
+        await rehearsal.migration(destination="qemu:///system")
+
+
+async def test_the_spec_is_an_attempt_used_once() -> None:
+    rehearsal = Rehearsal()
+    first = await rehearsal.migration()
+    second = await rehearsal.migration(destination="gamma")
+    assert first.id != second.id
+    assert second.owner == "gamma"
+
+
+def assert_true(value: bool) -> None:
+    assert value
