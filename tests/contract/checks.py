@@ -72,7 +72,7 @@ class Bench:
 
 
 async def verdict(bench: Bench, source: Hypervisor, destination: Hypervisor) -> ownership.Verdict:
-    return ownership.judge(await source.evidence(bench.guest), await destination.evidence(bench.guest))
+    return ownership.judge(await source.evidence(bench.guest), await destination.evidence(bench.guest), may_have_run=False)
 
 
 async def sightings(bench: Bench, source: Hypervisor, destination: Hypervisor) -> tuple[Sighting, Sighting]:

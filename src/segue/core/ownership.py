@@ -40,6 +40,9 @@ S = Sighting
 _IDLE: Final = frozenset({S.ABSENT, S.DEFINED})
 _RUNS: Final = frozenset({S.RUNNING, S.PAUSED})
 
+# What a source shows that has stopped for a hand-over.
+_GIVEN_AWAY: Final = frozenset({S.SWITCHOVER, S.POSTMIGRATE})
+
 # (source, destination) → (owner, settled). Pairs that are not here prove nothing.
 OWNERS: Final[dict[tuple[Sighting, Sighting], tuple[Owner, bool]]] = {
     # Before the hand-over: the source has it.
@@ -80,19 +83,24 @@ OWNERS: Final[dict[tuple[Sighting, Sighting], tuple[Owner, bool]]] = {
 }
 
 
-def judge(source: Evidence, destination: Evidence) -> Verdict:
+def judge(source: Evidence, destination: Evidence, *, may_have_run: bool) -> Verdict:
     """Say who owns the guest from what both hosts showed.
 
     Args:
         source: what the source showed.
         destination: what the destination showed.
+        may_have_run: the destination was told to run the guest, whatever it answered. When it then has nothing, the guest may
+            have run and died there, and what the source still holds is its past: to run that against a disk that went on is worse
+            than any outage.
 
     Returns:
-        A verdict; `Owner.UNPROVEN` for every pair that is not in `OWNERS`, and for two running copies.
+        A verdict; `Owner.UNPROVEN` for every pair that is not in `OWNERS`, for two running copies, and for the past above.
     """
     seen = f"{source.host} shows it {source.sighting}, {destination.host} shows it {destination.sighting}"
     if source.sighting is S.RUNNING and destination.sighting in (S.RUNNING, S.POSTCOPY):
         return Verdict(owner=Owner.UNPROVEN, settled=False, runs=False, both_run=True, reason=f"two copies run: {seen}")
     owner, settled = OWNERS.get((source.sighting, destination.sighting), (Owner.UNPROVEN, False))
+    if may_have_run and source.sighting in _GIVEN_AWAY and destination.sighting in _IDLE:
+        owner, settled = Owner.UNPROVEN, False
     held = {Owner.SOURCE: source.sighting, Owner.DESTINATION: destination.sighting}.get(owner, S.UNKNOWN)
     return Verdict(owner=owner, settled=settled, runs=held in _RUNS or held is S.POSTCOPY, reason=seen)

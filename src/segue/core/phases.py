@@ -4,9 +4,9 @@ Everything that can change the state of a migration stands in `TRANSITIONS`; a f
 a bug of the caller: `step` raises and nothing changes. The phases carry libvirt's names (docs/migration.rst; for libvirt
 guests the daemons run them and we watch, for bare QEMU we run them ourselves), the end states are those of `model.OutcomeKind`.
 
-    begin → prepare → perform → switchover → finish → confirm → verify → moved
-                        └→ postcopy ────────────↗
-    and from begin … perform: cancelling or failing → rollback → failed | cancelled; from anywhere: → ambiguous
+    begin → prepare → perform → finish → confirm → verify → moved
+                         └→ postcopy ↗
+    and from prepare and perform: → cancelling → cancelled, or → failing → failed; wherever something was touched: → ambiguous
 
 What may live here: the states, the facts, the effects, the table and `step`. This file does not know which hypervisor it judges,
 reads no clock and performs nothing: effects are words for the runner.
@@ -154,6 +154,9 @@ PHASES: Final = (
     State.VERIFY,
 )
 """The way through, in order: what people are shown as the phase."""
+
+MAY_HAVE_RUN: Final = frozenset({State.POSTCOPY, State.FINISH, State.CONFIRM, State.VERIFY})
+"""From these on the destination has been told to run the guest, or ran it already."""
 
 END_STATES: Final = frozenset(state for state, row in TRANSITIONS.items() if not row)
 

@@ -205,7 +205,7 @@ class Runner:
         source, destination = await asyncio.gather(
             self._source.evidence(self._spec.guest), self._destination.evidence(self._spec.guest)
         )
-        return ownership.judge(source, destination)
+        return ownership.judge(source, destination, may_have_run=self._phase in phases.MAY_HAVE_RUN)
 
     async def _mend(self, verdict: Verdict) -> None:
         """Finish what is left to do, or undo it; each of these is harmless when repeated."""

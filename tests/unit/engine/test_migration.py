@@ -167,6 +167,19 @@ async def test_a_guest_that_stands_still_between_two_hosts_is_ambiguous() -> Non
     assert rehearsal.world.most_copies == 1
 
 
+async def test_a_guest_that_died_after_it_ran_on_the_destination_is_not_raised_from_its_past() -> None:
+    rehearsal = Rehearsal()
+    rehearsal.world.broken = {"confirm"}
+
+    def die(event: Event) -> None:
+        if event is State.VERIFY:
+            rehearsal.world.show("web", "beta", Sighting.ABSENT)
+
+    with pytest.raises(OutcomeAmbiguous, match="beta shows it absent"):
+        await follow(rehearsal.migration(), die)
+    assert rehearsal.shown == {"alpha": Sighting.POSTMIGRATE}
+
+
 async def test_a_host_that_falls_silent_makes_it_ambiguous_and_nothing_is_touched_then() -> None:
     rehearsal = Rehearsal()
     migration = rehearsal.migration()

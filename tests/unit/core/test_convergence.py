@@ -1,0 +1,212 @@
+"""Steering pre-copy: invented samples for each rule, then whole migrations of a model of QEMU's own loop.
+
+The model (`precopy`) is QEMU's migration_iteration_run: what is dirty is sent; once what is left fits into the allowed downtime,
+memory is looked at again, and when it still fits, the switchover comes. A sample is taken every 200 ms and at each new iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segue.core.convergence import (
+    STALLED_ITERATIONS,
+    STALLED_MS,
+    Decision,
+    History,
+    decide,
+    eta_ms,
+    needed_ms,
+    observe,
+    percent_held,
+)
+from segue.core.model import JobStatus, Limits, Progress
+from segue.units import GIB, MIB
+
+WIRE = 112 * MIB  # what 1 Gbit/s carries
+FITS = WIRE * Limits().max_downtime_ms // 1000
+
+
+def sample(**seen: object) -> Progress:
+    """One look, in pre-copy unless it says otherwise."""
+    defaults: dict[str, object] = {
+        "elapsed_ms": 10_000,
+        "status": JobStatus.ACTIVE,
+        "ram_total_bytes": GIB,
+        "ram_remaining_bytes": 500 * MIB,
+        "throughput_bps": WIRE,
+        "iteration": 2,
+    }
+    return Progress(**{**defaults, **seen})  # type: ignore[arg-type]
+
+
+def observed(*left_mib: int) -> History:
+    """The history of iterations that began with so many MiB left, a second each; the last one is still being sent."""
+    history = History()
+    for iteration, left in enumerate(left_mib, start=1):
+        for share in (1.0, 0.4, 0.02):
+            look = sample(elapsed_ms=iteration * 1000, iteration=iteration, ram_remaining_bytes=round(left * share * MIB))
+            history = observe(history, look)
+    return history
+
+
+def test_each_iteration_counts_once_by_what_was_left_when_it_began():
+    assert observed(1024, 300, 200).best_bytes == 300 * MIB
+    assert observed(1024, 300, 200).left_bytes == 200 * MIB
+
+
+@pytest.mark.parametrize(
+    ("left_mib", "stalled"),
+    [
+        ((1024,), 0),
+        ((1024, 900, 900), 0),  # the one that is being sent proves nothing yet
+        ((1024, 900, 900, 1), 1),
+        ((1024, 900, 500, 100, 1), 0),
+        ((1024, 500, 490, 485, 1), 2),  # less than the margin is noise
+        ((1024, 500, 600, 700, 1), 2),
+        ((1024, 500, 600, 100, 1), 0),  # a real step down forgives
+    ],
+)
+def test_a_stall_is_iterations_in_a_row_that_leave_no_less_than_the_best(left_mib, stalled):
+    assert observed(*left_mib).stalled == stalled
+
+
+@pytest.mark.parametrize("status", [status for status in JobStatus if status is not JobStatus.ACTIVE])
+def test_outside_precopy_nothing_is_learned_and_nothing_is_steered(status):
+    stalled = History(iteration=9, left_bytes=MIB, best_bytes=MIB, stalled=9)
+    look = sample(status=status, iteration=12)
+    limits = Limits(postcopy=True, within_ms=1)
+    assert observe(stalled, look) == stalled
+    assert decide(stalled, look, limits)[0] is Decision.CONTINUE
+
+
+def test_a_stall_becomes_postcopy_where_that_is_allowed_and_says_what_it_would_have_taken():
+    stalled = observed(1024, 500, 500, 500, 500)
+    decision, reason = decide(stalled, sample(), Limits(postcopy=True, max_downtime_ms=300))
+    assert decision is Decision.START_POSTCOPY
+    for said in ("500.0 MiB", "4.46 s", "112.0 MiB/s", "300 ms"):
+        assert said in reason
+
+
+def test_a_stall_without_postcopy_goes_on_until_the_deadline():
+    stalled = observed(1024, 500, 500, 500, 500)
+    limits = Limits(postcopy=False, within_ms=60_000)
+    assert decide(stalled, sample(elapsed_ms=59_999), limits)[0] is Decision.CONTINUE
+    decision, reason = decide(stalled, sample(elapsed_ms=60_000), limits)
+    assert decision is Decision.GIVE_UP
+    assert "1 min 00 s" in reason
+
+
+def test_iterations_of_milliseconds_are_no_stall_before_some_time_has_passed():
+    stalled = replace(observed(1024, 500, 500, 500, 500), improved_ms=9_500)
+    assert decide(stalled, sample(elapsed_ms=10_499), Limits(postcopy=True))[0] is Decision.CONTINUE
+    assert decide(stalled, sample(elapsed_ms=10_500), Limits(postcopy=True))[0] is Decision.START_POSTCOPY
+
+
+def test_the_deadline_wins_over_postcopy():
+    stalled = observed(1024, 500, 500, 500, 500)
+    assert decide(stalled, sample(), Limits(postcopy=True, within_ms=10))[0] is Decision.GIVE_UP
+
+
+def test_an_unknown_rate_never_divides():
+    assert needed_ms(MIB, 0) == 0
+    stalled = observed(1024, 500, 500, 500, 500)
+    assert decide(stalled, sample(throughput_bps=0), Limits(postcopy=True))[0] is Decision.START_POSTCOPY
+
+
+# --- whole migrations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dirtying:
+    """A guest that dirties `rate` bytes a second, again and again in a working set."""
+
+    memory: int
+    working_set: int
+    rate: int
+
+    def dirtied(self, ms: int) -> int:
+        return min(self.working_set, self.rate * ms // 1000)
+
+
+def precopy(guest: Dirtying, *, until_ms: int) -> Iterator[Progress]:
+    """Samples of pre-copy until QEMU would switch over, or until that time; the last sample says which."""
+    left, iteration, since_sync, tick_ms = guest.memory, 1, 0, 10
+    for now in range(0, until_ms, tick_ms):
+        if now % 200 == 0 or since_sync == 0:
+            yield sample(elapsed_ms=now, iteration=iteration, ram_total_bytes=guest.memory, ram_remaining_bytes=left)
+        since_sync += tick_ms
+        left = max(0, left - WIRE * tick_ms // 1000)
+        if left <= FITS:
+            left += guest.dirtied(since_sync)
+            iteration, since_sync = iteration + 1, 0
+            if left <= FITS:
+                yield sample(elapsed_ms=now, iteration=iteration, status=JobStatus.COMPLETED, ram_remaining_bytes=0)
+                return
+
+
+def steered(samples: Iterator[Progress], limits: Limits) -> tuple[Decision, Progress]:
+    """The first decision that is not to continue, and when; else the last sample."""
+    history = History()
+    last = sample()
+    for last in samples:
+        history = observe(history, last)
+        decision, _ = decide(history, last, limits)
+        if decision is not Decision.CONTINUE:
+            return decision, last
+    return Decision.CONTINUE, last
+
+
+memory = st.integers(min_value=64, max_value=8192).map(lambda mib: mib * MIB)
+
+
+@given(memory, st.floats(min_value=0, max_value=1), st.floats(min_value=0, max_value=0.75))
+def test_a_guest_that_converges_is_never_called_stalled(memory_bytes, set_share, rate_share):
+    guest = Dirtying(memory=memory_bytes, working_set=round(memory_bytes * set_share), rate=round(WIRE * rate_share))
+    decision, last = steered(precopy(guest, until_ms=1_000_000), Limits(postcopy=True))
+    assert (decision, last.status) == (Decision.CONTINUE, JobStatus.COMPLETED)
+
+
+@given(memory, st.floats(min_value=1.1, max_value=50), st.floats(min_value=0.1, max_value=1))
+def test_a_guest_that_never_converges_is_called_stalled_soon(memory_bytes, rate_share, set_share):
+    working_set = max(round(memory_bytes * set_share), 40 * MIB)  # more than 300 ms carry
+    guest = Dirtying(memory=memory_bytes, working_set=working_set, rate=round(WIRE * rate_share))
+    decision, last = steered(precopy(guest, until_ms=1_000_000), Limits(postcopy=True))
+    assert decision is Decision.START_POSTCOPY
+    # All memory once; then one iteration to grow to the whole set, one that is the best, and those that prove it.
+    sent = memory_bytes + (2 + STALLED_ITERATIONS) * (working_set + FITS)
+    assert last.elapsed_ms <= sent * 1000 // WIRE + STALLED_MS + 400
+
+
+@given(
+    st.lists(
+        st.builds(sample, iteration=st.integers(0, 9), ram_remaining_bytes=st.integers(0, GIB), status=st.sampled_from(JobStatus))
+    )
+)
+def test_what_is_shown_as_held_never_runs_backwards_and_is_whole_only_at_the_end(samples):
+    shown = 0
+    for look in samples:
+        now = percent_held(shown, look)
+        assert shown <= now <= 100
+        assert now < 100 or look.status is JobStatus.COMPLETED or shown == 100
+        shown = now
+
+
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (sample(ram_remaining_bytes=112 * MIB, dirty_bps=0), 1000),
+        (sample(ram_remaining_bytes=112 * MIB, dirty_bps=56 * MIB), 2000),
+        (sample(ram_remaining_bytes=112 * MIB, dirty_bps=112 * MIB), None),
+        (sample(ram_remaining_bytes=112 * MIB, dirty_bps=200 * MIB), None),
+        (sample(ram_remaining_bytes=112 * MIB, dirty_bps=200 * MIB, status=JobStatus.POSTCOPY), 1000),
+        (sample(throughput_bps=0), None),
+        (sample(ram_remaining_bytes=0), None),
+    ],
+)
+def test_the_time_left_is_a_number_only_where_it_would_end(look, expected):
+    assert eta_ms(look) == expected

@@ -1,0 +1,109 @@
+"""Who owns the guest: every pair of sightings, against rules that are written down here a second time."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from segue.core.evidence import Evidence, Sighting
+from segue.core.model import Owner
+from segue.core.ownership import OWNERS, Verdict, judge
+
+S = Sighting
+PAIRS = list(product(Sighting, Sighting))
+EXECUTES = {S.RUNNING}  # and post-copy, on the destination only
+GONE = {S.ABSENT, S.DEFINED}
+
+
+def verdict(source: Sighting, destination: Sighting, *, may_have_run: bool = False) -> Verdict:
+    return judge(
+        Evidence(host="alpha", sighting=source, seen_at_ms=0),
+        Evidence(host="beta", sighting=destination, seen_at_ms=1),
+        may_have_run=may_have_run,
+    )
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_a_host_that_proves_nothing_leaves_the_owner_unproven(source, destination):
+    if not (source.is_proof and destination.is_proof):
+        assert verdict(source, destination).owner is Owner.UNPROVEN
+        assert not verdict(source, destination).settled
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_a_host_where_the_guest_executes_is_never_denied(source, destination):
+    owner = verdict(source, destination).owner
+    if source in EXECUTES:
+        assert owner in {Owner.SOURCE, Owner.UNPROVEN}
+    if destination in EXECUTES | {S.POSTCOPY}:
+        assert owner in {Owner.DESTINATION, Owner.UNPROVEN}
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_settled_means_one_host_has_it_and_the_other_has_nothing_of_it(source, destination):
+    seen = verdict(source, destination)
+    if not seen.settled:
+        return
+    holder, other = {
+        Owner.SOURCE: (source, destination),
+        Owner.DESTINATION: (destination, source),
+        Owner.NOBODY: (source, destination),
+    }[seen.owner]
+    assert other in GONE
+    assert holder in (GONE if seen.owner is Owner.NOBODY else {S.RUNNING, S.PAUSED})
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_an_owner_runs_it_only_where_it_was_seen_to(source, destination):
+    seen = verdict(source, destination)
+    shown = {Owner.SOURCE: source, Owner.DESTINATION: destination}.get(seen.owner)
+    assert seen.runs is (shown in {S.RUNNING, S.PAUSED, S.POSTCOPY})
+
+
+@pytest.mark.parametrize("destination", GONE)
+@pytest.mark.parametrize("source", [S.POSTMIGRATE, S.SWITCHOVER])
+def test_the_past_of_a_guest_is_never_its_owner(source, destination):
+    assert verdict(source, destination).owner is Owner.SOURCE
+    assert verdict(source, destination, may_have_run=True).owner is Owner.UNPROVEN
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_having_been_told_to_run_it_never_proves_more(source, destination):
+    before, after = verdict(source, destination), verdict(source, destination, may_have_run=True)
+    assert after == before or after.owner is Owner.UNPROVEN
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_gone_from_the_source_is_not_arrived(source, destination):
+    if source in GONE and verdict(source, destination).owner is Owner.DESTINATION:
+        assert destination in {S.RUNNING, S.PAUSED, S.SWITCHOVER}
+
+
+@pytest.mark.parametrize("destination", [S.RUNNING, S.POSTCOPY])
+def test_two_running_copies_are_called_that_and_nothing_is_proven(destination):
+    seen = verdict(S.RUNNING, destination)
+    assert seen == Verdict(owner=Owner.UNPROVEN, settled=False, runs=False, both_run=True, reason=seen.reason)
+    assert seen.reason.startswith("two copies run")
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_no_other_pair_is_called_two_copies(source, destination):
+    assert verdict(source, destination).both_run is (source is S.RUNNING and destination in {S.RUNNING, S.POSTCOPY})
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_the_reason_names_both_hosts_and_both_sightings(source, destination):
+    reason = verdict(source, destination).reason
+    for said in ("alpha", "beta", source.value, destination.value):
+        assert said in reason
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_half_of_a_postcopy_is_never_the_owner_on_the_source(source, destination):
+    if S.POSTCOPY in {source, destination} or S.POSTCOPY_PAUSED in {source, destination}:
+        assert verdict(source, destination).owner in {Owner.DESTINATION, Owner.UNPROVEN}
+
+
+def test_the_table_holds_no_verdict_that_says_nothing():
+    assert Owner.UNPROVEN not in {owner for owner, _ in OWNERS.values()}
