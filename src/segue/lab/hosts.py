@@ -1,0 +1,159 @@
+"""One host of the lab: a process tree in namespaces of its own, held by an init that reaps.
+
+The init must reap: with libvirtd as PID 1 every QEMU that it kills stays a zombie and each migration takes 40 s longer ("Failed to terminate
+process … with SIGKILL"). Who belongs to a lab is never read from a file: it is whoever lives in one of its network namespaces.
+What may live here: starting, entering and ending a host's processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from segue.errors import LabError
+from segue.lab.layout import NETNS_DIR, OWN_DIRECTORIES, Layout
+from segue.lab.shell import run
+
+START_DEADLINE_S: Final = 10.0
+END_DEADLINE_S: Final = 10.0
+
+# Runs as PID 1 of the new namespaces: mounts what is the host's own, says so on the pipe, and becomes the init.
+_BECOME_HOST: Final = """
+set -eu
+pipe=$1; root=$2; shift 2
+hostname "$(cat "$root/etc/hostname")"
+for path; do mount --bind "$root$path" "$path"; done
+echo ready >&"$pipe"
+exec {pipe}>&-
+exec tini -- sleep infinity
+"""
+
+
+async def start(layout: Layout, host: str) -> int:
+    """Start a host and wait until its own files are in place.
+
+    Returns:
+        The pid of its init, as this machine sees it.
+
+    Raises:
+        LabError: it did not come up; with what it said.
+    """
+    heard, says = os.pipe()
+    log = layout.host_root(host) / "init.log"
+    unshare = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--"]
+    become = ["bash", "-c", _BECOME_HOST, host, str(says), str(layout.host_root(host)), *OWN_DIRECTORIES]
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *["ip", "netns", "exec", layout.netns(host), *unshare, *become],
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(says,),
+            start_new_session=True,
+        )
+    os.close(says)
+    try:
+        async with asyncio.timeout(START_DEADLINE_S):
+            await _readable(heard)
+        ready = os.read(heard, 16)
+    except TimeoutError:
+        ready = b""
+    finally:
+        os.close(heard)
+    if not ready:
+        raise LabError(f"Host {host} did not come up: {log.read_text(encoding='utf-8').strip() or 'it said nothing'}.")
+    return next(_children(process.pid))
+
+
+def _children(pid: int) -> Iterator[int]:
+    yield from map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split())
+
+
+def enter_argv(pid: int, argv: Iterable[str], *, environment: Iterable[str] = ()) -> list[str]:
+    """Words that, executed, become the command inside the host whose init is `pid`, in the present directory."""
+    enter = ["nsenter", "--target", str(pid), "--mount", "--net", "--uts", "--ipc", "--pid", "--"]
+    return [*enter, "env", f"--chdir={Path.cwd()}", *environment, *argv]
+
+
+def members(namespaces: Iterable[Path]) -> list[int]:
+    """The pids of all processes that live in one of these network namespaces."""
+    wanted = set()
+    for path in namespaces:
+        with contextlib.suppress(OSError):
+            wanted.add(path.stat().st_ino)
+    return [pid for pid in _pids() if _netns_inode(pid) in wanted]
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def _netns_inode(pid: int) -> int:
+    try:
+        return Path(f"/proc/{pid}/ns/net").stat().st_ino
+    except OSError:
+        return 0
+
+
+def namespaces(layout: Layout) -> list[Path]:
+    """The network namespaces of the lab that are there now."""
+    return sorted(NETNS_DIR.glob(f"{layout.netns_prefix}*")) if NETNS_DIR.is_dir() else []
+
+
+async def end(layout: Layout) -> None:
+    """End every process of the lab and remove its network namespaces. Harmless when there is nothing.
+
+    Raises:
+        LabError: a process does not die; its pid is in the message.
+    """
+    paths = namespaces(layout)
+    await _kill(paths)
+    for path in paths:
+        await run(["ip", "netns", "del", path.name], check=False)
+
+
+async def _kill(paths: list[Path]) -> None:
+    me = os.getpid()
+    try:
+        async with asyncio.timeout(END_DEADLINE_S):
+            while pids := [pid for pid in members(paths) if pid != me]:  # again: one may have been forked meanwhile
+                await asyncio.gather(*(_kill_one(pid) for pid in pids))
+    except TimeoutError:
+        raise LabError(f"Processes of the lab do not end: {', '.join(map(str, members(paths)))}.") from None
+
+
+async def _kill_one(pid: int) -> None:
+    """Kill one process and wait until it has gone; a pidfd cannot hit another process of the same number."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+        await _readable(fd)
+    finally:
+        os.close(fd)
+
+
+async def _readable(fd: int) -> None:
+    """Wait until a descriptor has something to read; a pidfd has when its process is gone."""
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+    loop.add_reader(fd, event.set)
+    try:
+        await event.wait()
+    finally:
+        loop.remove_reader(fd)
+
+
+def environment(layout: Layout) -> list[str]:
+    """What a command inside the lab finds in its environment: this segue, this lab, its segue.toml."""
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+    return [f"PATH={path}", f"SEGUE_LAB={layout.name}", f"SEGUE_CONFIG={layout.config}"]

@@ -1,0 +1,329 @@
+"""The lab itself: bring it up, find it again, take it down, change its links.
+
+`up` undoes itself when it fails or is interrupted; `down` works from the lab's name alone, whatever `up` had got to when it died.
+What may live here: the order of things. Who does them is in `network`, `hosts` and `services`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from segue import units
+from segue.errors import CommandFailed, LabError
+from segue.lab import hosts as processes
+from segue.lab import network, services
+from segue.lab.layout import ADMIN, BASE, GREEK, STORAGE, Layout, address
+from segue.lab.shell import Completed, run
+
+DEFAULT_NAME: Final = "segue"
+NEEDED: Final = {
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "bridge": "iproute2",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "tini": "tini",
+    "libvirtd": "libvirt-daemon-system",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "sshd": "openssh-server",
+    "ssh-keygen": "openssh-client",
+    "rpcbind": "rpcbind",
+    "ganesha.nfsd": "nfs-ganesha",
+}
+"""Programs a lab cannot do without, and the Debian package of each."""
+HOST_MEMORY_BYTES: Final = 160 * units.MIB
+"""What one host's daemons take before any guest runs, rounded up (measured: 60 to 110 MiB)."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lab:
+    """A lab that is up.
+
+    Attributes:
+        layout: its names and paths.
+        hosts: the hosts that run guests, in order.
+        pids: the init of every host, admin and storage included.
+        storage: how hosts reach the export: ``kernel`` (mounted at the same path) or ``qemu-nfs`` (QEMU's own client).
+        rates: the rate of each host's link in bytes per second; ``None``: unshaped.
+    """
+
+    layout: Layout
+    hosts: tuple[str, ...]
+    pids: Mapping[str, int]
+    storage: str
+    rates: Mapping[str, int | None] = field(default_factory=dict)
+
+    @staticmethod
+    def load(name: str | None = None) -> Lab:
+        """Find a lab that is up.
+
+        Args:
+            name: its name; default: ``$SEGUE_LAB``, else ``segue``.
+
+        Raises:
+            LabError: it is not up.
+        """
+        layout = Layout(name=name or os.environ.get("SEGUE_LAB") or DEFAULT_NAME)
+        try:
+            state = json.loads(layout.state.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise LabError(f"The lab {layout.name!r} is not up.", hint="'segue lab up' brings it up.") from None
+        lab = Lab(layout=layout, hosts=tuple(state["hosts"]), pids=state["pids"], storage=state["storage"], rates=state["rates"])
+        alive = set(processes.members(processes.namespaces(layout)))
+        if dead := [host for host, pid in lab.pids.items() if pid not in alive]:
+            raise LabError(
+                f"The lab {layout.name!r} is broken: {', '.join(dead)} died.", hint="'segue lab down', then 'segue lab up'."
+            )
+        return lab
+
+    @property
+    def name(self) -> str:
+        """The lab's name."""
+        return self.layout.name
+
+    @property
+    def root(self) -> Path:
+        """Everything of the lab that is a file."""
+        return self.layout.root
+
+    @property
+    def export(self) -> Path:
+        """The directory that storage exports, on this machine."""
+        return self.layout.export
+
+    def netns(self, host: str) -> str:
+        """The name of a host's network namespace."""
+        return self.layout.netns(host)
+
+    def host_path(self, host: str, path: str) -> Path:
+        """Where a path that a host sees lies on this machine."""
+        return self.layout.host_path(host, path)
+
+    def enter_argv(self, host: str, argv: Sequence[str]) -> list[str]:
+        """Words that, executed, become the command inside the host.
+
+        Raises:
+            LabError: no such host.
+        """
+        if host not in self.pids:
+            raise LabError(f"The lab {self.name!r} has no host {host!r}.", hint=f"It has {', '.join(self.pids)}.")
+        return processes.enter_argv(self.pids[host], argv, environment=processes.environment(self.layout))
+
+    async def run(
+        self, host: str, argv: Sequence[str], *, deadline_s: float = 30.0, check: bool = True, stdin: str | None = None
+    ) -> Completed:
+        """Run a command inside a host and take what it prints.
+
+        Raises:
+            LabError: no such host, or not done by the deadline.
+            CommandFailed: its status is not zero, and that was to be checked.
+        """
+        return await run(self.enter_argv(host, argv), deadline_s=deadline_s, check=check, stdin=stdin, host=host)
+
+    async def set_rate(self, host: str, rate_bps: int | None) -> None:
+        """Give a host's link a rate, and remember it."""
+        self._check_link(host)
+        await network.shape(self.layout, host, rate_bps)
+        _write(
+            Lab(layout=self.layout, hosts=self.hosts, pids=self.pids, storage=self.storage, rates={**self.rates, host: rate_bps})
+        )
+
+    async def cut(self, host: str) -> None:
+        """Let every packet from and to the host vanish."""
+        self._check_link(host)
+        await network.cut(self.layout, host)
+
+    async def heal(self, host: str) -> None:
+        """Undo `cut`."""
+        self._check_link(host)
+        await network.heal(self.layout, host)
+
+    def _check_link(self, host: str) -> None:
+        if host not in self.pids:
+            raise LabError(f"The lab {self.name!r} has no host {host!r}.", hint=f"It has {', '.join(self.pids)}.")
+
+
+async def up(*, name: str | None = None, hosts: int = 2, rate_bps: int | None = None, say: Say = lambda _: None) -> Lab:
+    """Bring a lab up. When it fails or is interrupted, nothing of it is left.
+
+    Args:
+        name: of the lab; default: ``$SEGUE_LAB``, else ``segue``.
+        hosts: how many hosts that run guests, 1 to 8.
+        rate_bps: of every host's link; ``None``: as fast as the machine.
+        say: is told every step.
+
+    Raises:
+        LabError: with what is missing or in the way.
+    """
+    layout = Layout(name=name or os.environ.get("SEGUE_LAB") or DEFAULT_NAME)
+    _check_machine(hosts)
+    with _locked(layout):
+        if processes.namespaces(layout) or layout.root.exists():
+            raise LabError(
+                f"A lab named {layout.name!r} is already up, or was left half-way.",
+                hint="'segue lab down' removes it; 'segue lab up --name OTHER' makes another beside it.",
+            )
+        try:
+            return await _build(layout, GREEK[:hosts], rate_bps, say)
+        except BaseException:
+            say("taking down what was made")
+            await asyncio.shield(_remove(layout))
+            raise
+
+
+def _check_machine(hosts: int) -> None:
+    if os.geteuid():
+        raise LabError("A lab is made of network namespaces and mounts, which only root may make.", hint="Run it with sudo.")
+    if not 1 <= hosts <= len(GREEK):
+        raise LabError(f"A lab has 1 to {len(GREEK)} hosts, not {hosts}.")
+    missing = {package for program, package in NEEDED.items() if not shutil.which(program, path=services.SBIN_PATH)}
+    if missing:
+        raise LabError(
+            f"Programs are missing: {', '.join(sorted(missing))}.",
+            hint=f"apt-get install {' '.join(sorted(missing))}, or './run setup'.",
+        )
+    available = _available_memory_bytes()
+    if available < hosts * HOST_MEMORY_BYTES:
+        raise LabError(
+            f"{hosts} hosts need {units.format_bytes(hosts * HOST_MEMORY_BYTES)} of memory before any guest runs, "
+            f"and {units.format_bytes(available)} is available.",
+            hint="Use fewer hosts, or end something.",
+        )
+
+
+def _available_memory_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * units.KIB
+    return 0
+
+
+@contextlib.contextmanager
+def _locked(layout: Layout) -> Iterator[None]:
+    """Hold the lab's lock; it vanishes with its holder, however that ends."""
+    BASE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with layout.lock.open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabError(
+                f"The lab {layout.name!r} is being brought up or taken down by somebody else.", hint="Wait for it to end."
+            ) from None
+        try:
+            yield
+        finally:
+            layout.lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                BASE.rmdir()  # the last lab takes the directory with it
+
+
+async def _build(layout: Layout, guest_hosts: tuple[str, ...], rate_bps: int | None, say: Say) -> Lab:
+    everyone = (ADMIN, STORAGE, *guest_hosts)
+    say(f"network: {', '.join(everyone)} on one switch")
+    layout.root.mkdir(mode=0o700)
+    layout.export.mkdir(mode=0o777)
+    keys = asyncio.create_task(services.make_keys(layout, everyone))
+    await network.add_namespaces(layout, everyone)
+    await network.wire(layout, everyone)
+    await asyncio.gather(*(network.shape(layout, host, rate_bps) for host in guest_hosts if rate_bps))
+    await keys
+    say("hosts: init, files, daemons")
+    started = await asyncio.gather(*(_start(layout, host, everyone) for host in everyone))
+    pids = dict(zip(everyone, started, strict=True))
+    lab = Lab(
+        layout=layout,
+        hosts=guest_hosts,
+        pids=pids,
+        storage=await _mount_export(layout, [pids[host] for host in guest_hosts]),
+        rates=dict.fromkeys(guest_hosts, rate_bps),
+    )
+    layout.config.write_text(_config(layout, guest_hosts), encoding="utf-8")
+    _write(lab)
+    return lab
+
+
+async def _start(layout: Layout, host: str, everyone: Sequence[str]) -> int:
+    await asyncio.to_thread(services.write_host, layout, host, everyone)
+    pid = await processes.start(layout, host)
+    enter = processes.enter_argv(pid, [])
+    for argv in services.daemons(host):
+        try:
+            await run([*enter, *argv], host=host)
+        except CommandFailed as error:
+            raise LabError(f"{argv[0]} does not start on {host}: {error.stderr.strip() or error.status}.") from error
+    await services.wait_ready(layout, host, enter)
+    return pid
+
+
+async def _mount_export(layout: Layout, pids: Sequence[int]) -> str:
+    """Mount the export at the same path on every host where the kernel can; the first refusal decides for all."""
+    for pid in pids:
+        mount = [
+            "mount",
+            "-t",
+            "nfs",
+            "-o",
+            "vers=3,proto=tcp,nolock,hard",
+            f"{address(STORAGE)}:{layout.export}",
+            str(layout.export),
+        ]
+        if (await run(processes.enter_argv(pid, mount), check=False)).status:
+            return "qemu-nfs"
+    return "kernel"
+
+
+def _config(layout: Layout, guest_hosts: Sequence[str]) -> str:
+    tables = (
+        f"[hosts.{host}]\n"
+        f'uris = ["qemu+tcp://{host}/system", "qmp+ssh://root@{host}/"]\n'
+        f'migration_address = "{address(host)}"\n'
+        f'ssh_identity = "{layout.client_key}"\n'
+        f'ssh_known_hosts = "{layout.known_hosts}"\n'
+        for host in guest_hosts
+    )
+    return "\n".join(tables)
+
+
+def _write(lab: Lab) -> None:
+    state = {"hosts": lab.hosts, "pids": lab.pids, "storage": lab.storage, "rates": lab.rates}
+    new = lab.layout.state.with_suffix(".new")
+    new.write_text(json.dumps(state, indent=1), encoding="utf-8")
+    new.replace(lab.layout.state)
+
+
+async def down(name: str | None = None, *, say: Say = lambda _: None) -> bool:
+    """Take a lab down: processes, namespaces, files. Harmless when there is none.
+
+    Returns:
+        Whether there was anything.
+
+    Raises:
+        LabError: not root, somebody else is at it, or a process does not die.
+    """
+    layout = Layout(name=name or os.environ.get("SEGUE_LAB") or DEFAULT_NAME)
+    if os.geteuid():
+        raise LabError("Only root may take a lab down.", hint="Run it with sudo.")
+    with _locked(layout):
+        there = bool(processes.namespaces(layout)) or layout.root.exists()
+        if there:
+            say(f"ending the processes of {layout.name!r}, removing its namespaces and files")
+            await _remove(layout)
+    return there
+
+
+async def _remove(layout: Layout) -> None:
+    await processes.end(layout)
+    await asyncio.to_thread(shutil.rmtree, layout.root, ignore_errors=True)
+    if layout.root.exists():
+        raise LabError(f"{layout.root} could not be removed.", hint="Look at what is in it, then remove it.")
