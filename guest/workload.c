@@ -240,7 +240,8 @@ static void choose_boot_id(void)
     uint64_t seed = 0;
     struct timeval now;
     gettimeofday(&now, NULL);
-    getrandom(&seed, sizeof seed, GRND_INSECURE); /* never waits: uniqueness is wanted, not secrecy */
+    if (getrandom(&seed, sizeof seed, GRND_INSECURE) < 0) /* never waits: uniqueness is wanted, not secrecy */
+        seed = 0; /* the clocks below have to do */
     seed = mix(seed ^ mix(now.tv_sec * 1000000ull + now.tv_usec) ^ __builtin_ia32_rdtsc());
     snprintf(boot, sizeof boot, "%08x", (uint32_t)(seed >> 16));
 }
