@@ -1,7 +1,8 @@
 """One host of the lab: a process tree in namespaces of its own, held by an init that reaps.
 
-The init must reap: with libvirtd as PID 1 every QEMU that it kills stays a zombie and each migration takes 40 s longer ("Failed to terminate
-process … with SIGKILL"). Who belongs to a lab is never read from a file: it is whoever lives in one of its network namespaces.
+The init must reap: with libvirtd as PID 1 every QEMU that it kills stays a zombie and each migration takes 40 s longer ("Failed
+to terminate process … with SIGKILL"). Who belongs to a lab is never read from a file: it is whoever lives in one of its network
+namespaces.
 What may live here: starting, entering and ending a host's processes.
 """
 
@@ -123,12 +124,12 @@ async def _kill(paths: list[Path]) -> None:
     try:
         async with asyncio.timeout(END_DEADLINE_S):
             while pids := [pid for pid in members(paths) if pid != me]:  # again: one may have been forked meanwhile
-                await asyncio.gather(*(_kill_one(pid) for pid in pids))
+                await asyncio.gather(*(kill(pid) for pid in pids))
     except TimeoutError:
         raise LabError(f"Processes of the lab do not end: {', '.join(map(str, members(paths)))}.") from None
 
 
-async def _kill_one(pid: int) -> None:
+async def kill(pid: int) -> None:
     """Kill one process and wait until it has gone; a pidfd cannot hit another process of the same number."""
     try:
         fd = os.pidfd_open(pid)

@@ -1,6 +1,7 @@
 """Where everything of a lab is: names, addresses, paths, and which host sees which of them where.
 
-All of it follows from the lab's name, so that `down` needs no record of what `up` did. What may live here: pure functions and constants.
+All of it follows from the lab's name, so that `down` needs no record of what `up` did. What may live here: pure functions and
+constants.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ PREFIX: Final = "10.77.0"
 """A private network that exists inside the lab's namespaces only."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9]{0,15}")
 
-# What a host sees under these paths is its own; everything else is the machine's. They are mount points, so they must exist everywhere:
-# nothing is ever created on the machine to mount over.
+# What a host sees under these paths is its own; everything else is the machine's. They are mount points, so they must exist on
+# every machine: nothing is ever created on it to mount over.
 OWN_DIRECTORIES: Final = ("/etc", "/run", "/var/log", "/var/lib/libvirt", "/var/lib/nfs", "/var/cache/libvirt")
 GUEST_LOGS: Final = "/var/log/segue-guests"
 GUEST_RUN: Final = "/run/segue-guests"

@@ -3,9 +3,9 @@
     host: guests' taps ─ br0 ─ up0 ══ veth ══ <host> ─ lab0 (bridge) in the namespace "switch"
     admin, storage: up0 ══ veth ══ <name> ─ lab0
 
-A link is shaped by `tc tbf` at both ends, so that each direction has the rate by itself, with fq_codel inside where the kernel has it:
-a bulk transfer then does not starve the small packets that probe a guest. A cut link is a disabled bridge port: packets vanish in both
-directions, no carrier is lost and nobody is told, as with a cable pulled somewhere in the middle.
+A link is shaped by `tc tbf` at both ends, so that each direction has the rate by itself, with fq_codel inside where the kernel
+has it: a bulk transfer then does not starve the small packets that probe a guest. A cut link is a disabled bridge port: packets
+vanish in both directions, no carrier is lost and nobody is told, as with a cable pulled somewhere in the middle.
 
 What may live here: calls of `ip`, `tc` and `bridge`. Nothing is ever made in the namespace of the user.
 """

@@ -1,8 +1,8 @@
 """What a host of the lab is configured to be: its files, its daemons, and how one knows that they answer.
 
-Traps that were paid for, so that nobody pays again: two libvirtds on one machine need a `host_uuid` each, or libvirt refuses to "migrate to the
-same host"; `stdio_handler = "file"` does without virtlogd; without cgroups and without the QEMU mount namespace nothing of the machine's
-own is touched. What may live here: the text of configuration files and the commands that start daemons.
+Traps that were paid for, so that nobody pays again: two libvirtds on one machine need a `host_uuid` each, or libvirt refuses to
+"migrate to the same host"; `stdio_handler = "file"` does without virtlogd; without cgroups and without the QEMU mount namespace
+nothing of the machine's own is touched. What may live here: the text of configuration files and the commands that start daemons.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ Host *
   BatchMode yes
 """
 
-# NFSv3 over TCP is what both QEMU's client (libnfs) and every kernel speak. No lock manager: images are locked by nobody here, and
-# exactly one running copy is what the auditor checks.
+# NFSv3 over TCP is what both QEMU's client (libnfs) and every kernel speak. No lock manager: images are locked by nobody here,
+# and that exactly one copy runs is what the auditor is for.
 _GANESHA: Final = """\
 NFS_CORE_PARAM {{ Protocols = 3; Enable_NLM = false; Enable_RQUOTA = false; NFS_Port = 2049; MNT_Port = 20048; }}
 NFSV4 {{ Graceless = true; }}

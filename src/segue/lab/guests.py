@@ -1,0 +1,355 @@
+"""Guests of the lab: started in either way, found wherever they have got to, stopped without a trace.
+
+A guest is the kernel and the workload of guest/, with one NIC on the lab's network, a serial line into a file, and if wanted a
+disk on the lab's storage. A ``libvirt`` guest is a domain of its host's libvirtd; a ``qemu`` guest is a process that nobody
+manages, with a QMP socket.
+What may live here: building their definition, starting, finding and stopping them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from segue import units
+from segue.errors import CommandFailed, LabError
+from segue.lab import hosts as processes
+from segue.lab import kernel
+from segue.lab.accelerator import QEMU, accelerator
+from segue.lab.lab import Lab
+from segue.lab.layout import GUEST_LOGS, GUEST_RUN, NETNS_DIR, PREFIX, STORAGE
+
+KINDS: Final = ("libvirt", "qemu")
+FIRST_ADDRESS: Final = 100
+MOST_GUESTS: Final = 100
+DISK_BYTES: Final = 64 * units.MIB
+"""131,072 records of 512 bytes: nearly two hours at one every 50 ms."""
+OVERHEAD_BYTES: Final = 96 * units.MIB
+"""Of a guest's memory its kernel and initramfs take this much; the rest may be touched."""
+START_DEADLINE_S: Final = 60.0
+"""For the first tick and for touching memory, under software emulation on a busy machine."""
+LOOK_PAUSE_S: Final = 0.02
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestSpec:
+    """What kind of guest is wanted.
+
+    Attributes:
+        name: letters, digits, ``_.-``.
+        host: where it starts.
+        kind: ``libvirt`` or ``qemu``.
+        memory_bytes: configured memory.
+        touch_bytes: filled once with incompressible bytes.
+        set_bytes: written again and again.
+        rate: MiB/s of dirtied memory, 0 for none, or ``max``.
+        disk: with a disk on the lab's storage.
+        persistent: a libvirt guest that is defined, not only created.
+    """
+
+    name: str
+    host: str
+    kind: str
+    memory_bytes: int = 256 * units.MIB
+    touch_bytes: int = 0
+    set_bytes: int = 0
+    rate: str = "0"
+    disk: bool = False
+    persistent: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabGuest:
+    """A guest that was started: what the lab remembers of it.
+
+    Attributes:
+        host: where it was started; `where` says where it is.
+        slot: its number in the lab.
+        address: its IPv4 address.
+        disk: the image on this machine, ``None`` without one.
+    """
+
+    name: str
+    host: str
+    kind: str
+    slot: int
+    address: str
+    mac: str
+    disk: str | None
+    memory_bytes: int
+    persistent: bool
+
+
+def records(lab: Lab) -> dict[str, LabGuest]:
+    """All guests that were started and not stopped, by name."""
+    directory = lab.root / "guests"
+    paths = sorted(directory.glob("*.json")) if directory.is_dir() else []
+    return {path.stem: LabGuest(**json.loads(path.read_text(encoding="utf-8"))) for path in paths}
+
+
+def record(lab: Lab, name: str) -> LabGuest:
+    """What the lab remembers of a guest.
+
+    Raises:
+        LabError: no guest of that name was started.
+    """
+    known = records(lab)
+    if name not in known:
+        raise LabError(f"The lab {lab.name!r} has no guest {name!r}.", hint=f"It has {', '.join(known) or 'none'}.")
+    return known[name]
+
+
+def serial_log(lab: Lab, name: str, host: str) -> Path:
+    """Where a host writes what the guest says, on this machine."""
+    return lab.host_path(host, f"{GUEST_LOGS}/{name}.serial")
+
+
+def where(lab: Lab, name: str) -> list[tuple[str, int]]:
+    """Every QEMU of that guest in the lab: host and pid on this machine. More than one while it is moving."""
+    return [
+        (host, pid) for host in lab.hosts for pid in processes.members([NETNS_DIR / lab.netns(host)]) if _guest_of(pid) == name
+    ]
+
+
+def _guest_of(pid: int) -> str | None:
+    """The name in a QEMU's argv; ``None`` for every other process."""
+    try:
+        argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return None
+    if not Path(argv[0]).name.startswith("qemu-system"):
+        return None
+    with contextlib.suppress(ValueError, IndexError):
+        name = argv[argv.index("-name") + 1]
+        return name.removeprefix("guest=").split(",")[0]
+    return None
+
+
+async def start(lab: Lab, spec: GuestSpec) -> LabGuest:
+    """Start a guest and wait until it ticks and has touched its memory.
+
+    Raises:
+        LabError: bad name, unknown host or kind, name in use, too little memory, or it does not come up; nothing of it is left then.
+    """
+    _check(lab, spec)
+    (lab.root / "guests").mkdir(exist_ok=True)
+    guest = _claim(lab, spec)
+    try:
+        if guest.disk:
+            disk = Path(guest.disk)
+            disk.touch(mode=0o666)
+            with disk.open("r+b") as image:
+                image.truncate(DISK_BYTES)
+        if spec.kind == "libvirt":
+            await _start_libvirt(lab, spec, guest)
+        else:
+            await _start_qemu(lab, spec, guest)
+        await _wait_ready(lab, guest)
+    except BaseException:
+        await asyncio.shield(stop(lab, spec.name))
+        raise
+    return guest
+
+
+def _check(lab: Lab, spec: GuestSpec) -> None:
+    if not _NAME.fullmatch(spec.name):
+        raise LabError(f"{spec.name!r} is no name for a guest.", hint="Use up to 32 letters, digits, '_', '.', '-'.")
+    if spec.host not in lab.hosts:
+        raise LabError(f"The lab {lab.name!r} has no host {spec.host!r} for guests.", hint=f"It has {', '.join(lab.hosts)}.")
+    if spec.kind not in KINDS:
+        raise LabError(f"{spec.kind!r} is no kind of guest.", hint=f"Use {' or '.join(KINDS)}.")
+    if spec.rate != "max" and not spec.rate.isdigit():
+        raise LabError(f"{spec.rate!r} is no write rate.", hint="Use MiB/s as a whole number, or max.")
+    wanted = max(spec.touch_bytes, spec.set_bytes) + OVERHEAD_BYTES
+    if wanted > spec.memory_bytes:
+        raise LabError(
+            f"A guest of {units.format_bytes(spec.memory_bytes)} cannot touch {units.format_bytes(wanted - OVERHEAD_BYTES)}.",
+            hint=f"Give it --memory {units.format_bytes(wanted)} or more.",
+        )
+
+
+def _claim(lab: Lab, spec: GuestSpec) -> LabGuest:
+    """Take the lowest free slot and write the record; the file is made exclusively, so that a name is taken once."""
+    taken = {guest.slot for guest in records(lab).values()}
+    slot = next((number for number in range(MOST_GUESTS) if number not in taken), None)
+    if slot is None:
+        raise LabError(f"A lab has at most {MOST_GUESTS} guests.")
+    guest = LabGuest(
+        name=spec.name,
+        host=spec.host,
+        kind=spec.kind,
+        slot=slot,
+        address=f"{PREFIX}.{FIRST_ADDRESS + slot}",
+        mac=f"52:54:00:77:00:{slot:02x}",
+        disk=str(lab.export / f"{spec.name}.img") if spec.disk else None,
+        memory_bytes=spec.memory_bytes,
+        persistent=spec.kind == "libvirt" and spec.persistent,
+    )
+    try:
+        with (lab.root / "guests" / f"{spec.name}.json").open("x", encoding="utf-8") as file:
+            json.dump(asdict(guest), file)
+    except FileExistsError:
+        raise LabError(
+            f"There is already a guest {spec.name!r} in the lab {lab.name!r}.",
+            hint=f"'segue lab guest stop {spec.name}' stops it.",
+        ) from None
+    return guest
+
+
+def _cmdline(spec: GuestSpec, guest: LabGuest) -> str:
+    mib = {"touch": spec.touch_bytes // units.MIB, "set": spec.set_bytes // units.MIB}
+    return kernel.cmdline({"address": guest.address, **mib, "rate": spec.rate})
+
+
+def _disk_url(lab: Lab, guest: LabGuest) -> str:
+    """The disk as a host reaches it: through its kernel's mount, or through QEMU's own NFS client."""
+    return str(guest.disk) if lab.storage == "kernel" else f"nfs://{STORAGE}{guest.disk}"
+
+
+async def _start_qemu(lab: Lab, spec: GuestSpec, guest: LabGuest) -> None:
+    accel = await accelerator()
+    log = f"{GUEST_RUN}/{spec.name}.stderr"
+    argv = [QEMU, "-name", f"guest={spec.name}", "-machine", f"q35,accel={accel.name}", "-cpu", "qemu64"]
+    argv += ["-m", f"{spec.memory_bytes // units.MIB}M", "-nodefaults", "-display", "none", "-no-reboot"]
+    argv += ["-kernel", str(kernel.image()), "-initrd", str(kernel.initramfs()), "-append", _cmdline(spec, guest)]
+    argv += ["-chardev", f"file,id=serial0,path={GUEST_LOGS}/{spec.name}.serial,append=on", "-serial", "chardev:serial0"]
+    argv += ["-netdev", "bridge,id=net0,br=br0", "-device", f"virtio-net-pci,netdev=net0,mac={guest.mac},romfile="]
+    argv += ["-qmp", f"unix:{GUEST_RUN}/{spec.name}.qmp,server=on,wait=off", "-pidfile", f"{GUEST_RUN}/{spec.name}.pid"]
+    if guest.disk:
+        argv += ["-drive", f"id=disk0,file={_disk_url(lab, guest)},format=raw,if=none,cache=none"]
+        argv += ["-device", "virtio-blk-pci,drive=disk0"]
+    # A session of its own, and the host's init for a parent: it lives on when whoever started it leaves.
+    launch = ["sh", "-c", 'log=$1; shift; exec setsid --fork "$@" >"$log" 2>&1 </dev/null', "sh", log, *argv]
+    await lab.run(spec.host, launch)
+
+
+_DOMAIN: Final = """\
+<domain type='{type}'>
+  <name>{name}</name>
+  <memory unit='b'>{memory}</memory>
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>{kernel}</kernel>
+    <initrd>{initrd}</initrd>
+    <cmdline>{cmdline}</cmdline>
+  </os>
+  <features><acpi/><apic/></features>
+  <cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model></cpu>
+  <on_reboot>destroy</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/{qemu}</emulator>
+    {disk}
+    <interface type='bridge'>
+      <mac address='{mac}'/>
+      <source bridge='br0'/>
+      <model type='virtio'/>
+      <rom enabled='no'/>
+    </interface>
+    <serial type='file'>
+      <source path='{serial}' append='on'/>
+      <target type='isa-serial' port='0'/>
+    </serial>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+_NETWORK_DISK: Final = (
+    "<disk type='network' device='disk'><driver name='qemu' type='raw' cache='none'/>"
+    f"<source protocol='nfs' name='{{path}}'><host name='{STORAGE}'/></source><target dev='vda' bus='virtio'/></disk>"
+)
+_FILE_DISK: Final = (
+    "<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/>"
+    "<source file='{path}'/><target dev='vda' bus='virtio'/></disk>"
+)
+
+
+async def _start_libvirt(lab: Lab, spec: GuestSpec, guest: LabGuest) -> None:
+    accel = await accelerator()
+    disk = _FILE_DISK if lab.storage == "kernel" else _NETWORK_DISK
+    xml = _DOMAIN.format(
+        type="kvm" if accel.name == "kvm" else "qemu",
+        name=spec.name,
+        memory=spec.memory_bytes,
+        kernel=kernel.image(),
+        initrd=kernel.initramfs(),
+        cmdline=_cmdline(spec, guest),
+        qemu=QEMU,
+        disk=disk.format(path=guest.disk) if guest.disk else "",
+        mac=guest.mac,
+        serial=f"{GUEST_LOGS}/{spec.name}.serial",
+    )
+    path = f"{GUEST_RUN}/{spec.name}.xml"
+    lab.host_path(spec.host, path).write_text(xml, encoding="utf-8")
+    verbs = [["define", path], ["start", spec.name]] if spec.persistent else [["create", path]]
+    for verb in verbs:
+        try:
+            await lab.run(spec.host, ["virsh", "-q", "-c", "qemu:///system", *verb])
+        except CommandFailed as error:
+            raise LabError(f"libvirt does not {verb[0]} {spec.name} on {spec.host}: {error.stderr.strip()}") from error
+
+
+async def _wait_ready(lab: Lab, guest: LabGuest) -> None:
+    """Wait for the line in which the workload says that it is ready; a QEMU that ends before that is an error at once."""
+    log = serial_log(lab, guest.name, guest.host)
+    try:
+        async with asyncio.timeout(START_DEADLINE_S):
+            while not _says_ready(log):
+                if not where(lab, guest.name):
+                    raise LabError(f"{guest.name} ended before it was ready. {_last_words(lab, guest)}".strip())
+                await asyncio.sleep(LOOK_PAUSE_S)
+    except TimeoutError:
+        raise LabError(f"{guest.name} was not ready after {START_DEADLINE_S:g} s. {_last_words(lab, guest)}".strip()) from None
+
+
+def _says_ready(log: Path) -> bool:
+    try:
+        return any(line.startswith(b"S ") for line in log.read_bytes().splitlines())
+    except FileNotFoundError:
+        return False
+
+
+def _last_words(lab: Lab, guest: LabGuest) -> str:
+    for path in (f"{GUEST_RUN}/{guest.name}.stderr", f"/var/log/libvirt/qemu/{guest.name}.log"):
+        with contextlib.suppress(OSError):
+            return lab.host_path(guest.host, path).read_text(encoding="utf-8", errors="replace").strip()[-500:]
+    return ""
+
+
+async def stop(lab: Lab, name: str) -> None:
+    """Stop a guest wherever it is, and remove everything that the lab knows of it: definition, disk, logs, sockets.
+
+    Raises:
+        LabError: no guest of that name was started.
+    """
+    guest = record(lab, name)
+    if guest.kind == "libvirt":
+        await asyncio.gather(*(_forget(lab, host, name) for host in lab.hosts))
+    for _, pid in where(lab, name):
+        await processes.kill(pid)
+    for host in lab.hosts:
+        for path in _traces(lab, host, name):
+            path.unlink(missing_ok=True)
+    if guest.disk:
+        Path(guest.disk).unlink(missing_ok=True)
+    (lab.root / "guests" / f"{name}.json").unlink(missing_ok=True)
+
+
+async def _forget(lab: Lab, host: str, name: str) -> None:
+    for verb in ("destroy", "undefine"):  # either may have nothing to do
+        await lab.run(host, ["virsh", "-q", "-c", "qemu:///system", verb, name], check=False)
+
+
+def _traces(lab: Lab, host: str, name: str) -> Iterator[Path]:
+    yield serial_log(lab, name, host)
+    for suffix in ("qmp", "pid", "stderr", "xml"):
+        yield lab.host_path(host, f"{GUEST_RUN}/{name}.{suffix}")
