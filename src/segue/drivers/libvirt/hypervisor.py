@@ -1,0 +1,182 @@
+"""One libvirtd: a connection that is made again when it died, its domains, and what it shows of one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+import libvirt
+from lxml import etree
+
+from segue import units
+from segue.core.evidence import Evidence, Sighting
+from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts
+from segue.drivers.libvirt import fold, runtime
+from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError
+
+T = TypeVar("T")
+
+QUERY_DEADLINE_S: Final = 10.0
+KEEPALIVE_S: Final = 5
+KEEPALIVE_COUNT: Final = 5
+"""libvirt's own defaults (libvirtd.conf, keepalive_interval and keepalive_count): a dead peer is noticed after 30 s."""
+
+
+class LibvirtHypervisor:
+    """A host's libvirt. Made by `LibvirtDriver.connect`.
+
+    Args:
+        address: how to reach it.
+        connection: an open connection.
+    """
+
+    def __init__(self, address: HostAddress, connection: libvirt.virConnect) -> None:
+        self.address: Final = address
+        self._connection: libvirt.virConnect | None = connection
+
+    @property
+    def host(self) -> str:
+        """The host's name."""
+        return self.address.name
+
+    async def connection(self) -> libvirt.virConnect:
+        """The connection, made again when it has died.
+
+        Raises:
+            HostUnreachable: it cannot be made.
+        """
+        if self._connection is None or not self._connection.isAlive():
+            self._connection = await connected(self.address, deadline_s=QUERY_DEADLINE_S)
+        return self._connection
+
+    async def ask(self, function: Callable[[libvirt.virConnect], T], *, deadline_s: float = QUERY_DEADLINE_S) -> T:
+        """Run a function of the connection in a thread.
+
+        Raises:
+            HypervisorError: libvirt's own error.
+            AnswerNotSeen: no answer; the connection is given up.
+            HostUnreachable: there is no connection.
+        """
+        connection = await self.connection()
+        try:
+            return await runtime.call(self.host, lambda: function(connection), deadline_s=deadline_s)
+        except AnswerNotSeen:
+            self._connection = None
+            raise
+
+    async def facts(self) -> HostFacts:
+        """libvirt's and QEMU's versions, and the host UUID that libvirt itself uses to tell hosts apart."""
+
+        def look(connection: libvirt.virConnect) -> tuple[int, int, str]:
+            return connection.getLibVersion(), connection.getVersion(), connection.getCapabilities()
+
+        libvirt_version, qemu_version, capabilities = await self.ask(look)
+        identity = etree.fromstring(capabilities.encode()).findtext("host/uuid") or ""
+        return HostFacts(
+            host=self.host,
+            driver=DriverKind.LIBVIRT,
+            hypervisor=f"libvirt {_version(libvirt_version)}, QEMU {_version(qemu_version)}",
+            identity=identity,
+        )
+
+    async def guests(self) -> Sequence[Guest]:
+        """All domains, defined or running."""
+
+        def look(connection: libvirt.virConnect) -> list[Guest]:
+            found = []
+            for domain in connection.listAllDomains():
+                with contextlib.suppress(libvirt.libvirtError):  # it went away while we looked
+                    found.append(self._guest(domain))
+            return found
+
+        return sorted(await self.ask(look), key=lambda guest: guest.name)
+
+    def _guest(self, domain: libvirt.virDomain) -> Guest:
+        state, reason = domain.state()
+        leaving, incoming = _job(domain, state)
+        seen = fold.sighting(state, reason, incoming=incoming)
+        return Guest(
+            name=domain.name(),
+            uuid=domain.UUIDString(),
+            host=self.host,
+            driver=DriverKind.LIBVIRT,
+            state=GuestState.MIGRATING_OUT if leaving else fold.GUEST_STATES.get(seen, GuestState.UNKNOWN),
+            memory_bytes=domain.maxMemory() * units.KIB,
+            persistent=bool(domain.isPersistent()),
+        )
+
+    async def evidence(self, guest: str) -> Evidence:
+        """What libvirt shows of a domain. Never raises."""
+
+        def look(connection: libvirt.virConnect) -> tuple[Sighting, str]:
+            try:
+                domain = connection.lookupByName(guest)
+                state, reason = domain.state()
+                _, incoming = _job(domain, state)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return Sighting.ABSENT, "no such domain"
+                raise
+            return fold.sighting(state, reason, incoming=incoming), f"state {state}, reason {reason}{', incoming' * incoming}"
+
+        try:
+            sighting, raw = await self.ask(look)
+        except (HostUnreachable, AnswerNotSeen) as error:
+            sighting, raw = Sighting.UNREACHABLE, error.message
+        except HypervisorError as error:
+            alive = self._connection is not None and self._connection.isAlive()
+            sighting, raw = (Sighting.UNKNOWN if alive else Sighting.UNREACHABLE), error.message
+        return Evidence(host=self.host, sighting=sighting, seen_at_ms=time.monotonic_ns() // 1_000_000, raw=raw)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(HypervisorError):
+                await runtime.call(self.host, connection.close, deadline_s=QUERY_DEADLINE_S)
+
+
+async def connected(address: HostAddress, *, deadline_s: float) -> libvirt.virConnect:
+    """Open a connection.
+
+    Raises:
+        HostUnreachable: with libvirt's words, or because it took too long.
+    """
+    runtime.start_event_loop()
+
+    def connect() -> libvirt.virConnect:
+        connection = libvirt.open(address.uri)
+        with contextlib.suppress(libvirt.libvirtError):  # a local connection has no keepalive
+            connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+        return connection
+
+    try:
+        return await runtime.call(address.name, connect, deadline_s=deadline_s)
+    except HypervisorError as error:
+        raise HostUnreachable(
+            f"{address.name} does not answer at {address.uri}: {error.raw or error.message}",
+            host=address.name,
+            hint=f"Try 'virsh -c {address.uri} list'.",
+        ) from error
+
+
+def _job(domain: libvirt.virDomain, state: int) -> tuple[bool, bool]:
+    """Whether the domain is being migrated away, and whether it is arriving.
+
+    libvirt refuses job statistics to the destination of a migration ("available only on the source host", qemu_driver.c,
+    VIR_ERR_OPERATION_INVALID): that refusal is how it shows.
+    """
+    if state == libvirt.VIR_DOMAIN_SHUTOFF:
+        return False, False
+    try:
+        stats = domain.jobStats()
+    except libvirt.libvirtError as error:
+        return False, error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID
+    active = stats.get("type") in (libvirt.VIR_DOMAIN_JOB_BOUNDED, libvirt.VIR_DOMAIN_JOB_UNBOUNDED)
+    return active and stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT, False
+
+
+def _version(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
