@@ -1,7 +1,7 @@
 """One migration by libvirt: one call that does everything, and the job that shows how it goes.
 
-The daemons run the five phases inside that call (libvirt, docs/migration.rst): we begin it, watch its job, steer it, and take its result.
-So `prepare` only sets the limits, `perform` follows the call until it has returned, and `finish` and `confirm` verify.
+The daemons run the five phases inside that call (libvirt, docs/migration.rst): we begin it, watch its job, steer it, and take its
+result. So `prepare` only sets the limits, `perform` follows the call until it has returned, and `finish` and `confirm` verify.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class LibvirtAttempt:
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
         if spec.control is Control.P2P and not urlsplit(destination.address.uri).hostname:
             raise Unsupported(
-                f"Peer-to-peer needs an address of {destination.host} that {source.host} can use, and {destination.address.uri} has no host.",
+                f"Peer-to-peer needs an address that {source.host} can use, and {destination.address.uri} is good on one host only.",
                 guest_at=f"it is on {source.host}; nothing was touched",
                 hint=f"Give a remote URI for {destination.host}, such as qemu+ssh://HOST/system, or use --control direct.",
             )
@@ -67,7 +67,7 @@ class LibvirtAttempt:
     async def prepare(self) -> None:
         """Set the downtime limit on the source; the rest of preparing is done inside the migrate call.
 
-        The limit is a parameter of the running QEMU (virDomainMigrateSetMaxDowntime needs no job), so it is in force from the start.
+        The limit is a parameter of the running QEMU (virDomainMigrateSetMaxDowntime needs no job): it is in force from the start.
         """
         wanted = self._spec.limits.max_downtime_ms
 
@@ -251,5 +251,5 @@ def _seen(call: asyncio.Future[object]) -> None:
 
 
 def _mib_per_second(bps: int) -> int:
-    """libvirt's unit for bandwidth; 0 would mean no limit."""
+    """In libvirt's unit for bandwidth; 0 would mean no limit."""
     return max(1, -(-bps // units.MIB))

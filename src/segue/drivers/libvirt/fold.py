@@ -1,7 +1,7 @@
 """libvirt's words folded to ours: domain states to sightings, job statistics to progress.
 
-The tables hold what libvirt's documentation says (virDomainState and the reasons beside it) and what libvirt 9.0 was seen to show on both
-hosts in each phase. What is not in them is unknown, never a guess. What may live here: tables and pure functions.
+The tables hold what libvirt's documentation says (virDomainState and the reasons beside it) and what libvirt 9.0 was seen to show
+on both hosts in each phase. What is not in them is unknown, never a guess. What may live here: tables and pure functions.
 """
 
 from __future__ import annotations

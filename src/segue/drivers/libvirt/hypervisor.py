@@ -67,7 +67,7 @@ class LibvirtHypervisor:
             raise
 
     async def facts(self) -> HostFacts:
-        """libvirt's and QEMU's versions, and the host UUID that libvirt itself uses to tell hosts apart."""
+        """Versions of libvirt and QEMU, and the host UUID that libvirt itself uses to tell hosts apart."""
 
         def look(connection: libvirt.virConnect) -> tuple[int, int, str]:
             return connection.getLibVersion(), connection.getVersion(), connection.getCapabilities()

@@ -1,7 +1,8 @@
 """libvirt's blocking calls under asyncio: a thread for each call, a deadline for each wait, one event loop of libvirt's own.
 
-A thread cannot be killed. So every call gets a daemon thread of its own: one that hangs is left behind with its answer unseen, holds
-nothing up, and does not keep the process from ending. What may live here: `call`, and the event loop that libvirt's keepalive needs.
+A thread cannot be killed. So every call gets a daemon thread of its own: one that hangs is left behind with its answer unseen,
+holds nothing up, and does not keep the process from ending. What may live here: `call`, and the event loop that libvirt's
+keepalive needs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 @functools.cache
 def start_event_loop() -> None:
-    """Start libvirt's event loop, once a process and before the first connection: keepalive needs it (libvirt, virConnectSetKeepAlive)."""
+    """Start libvirt's event loop, once a process and before the first connection: virConnectSetKeepAlive needs it."""
     libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; they need not be printed too
     libvirt.virEventRegisterDefaultImpl()
 
@@ -50,7 +51,7 @@ def start(function: Callable[[], T]) -> asyncio.Future[T]:
         error: BaseException | None = None
         try:
             result = function()
-        except Exception as raised:  # noqa: BLE001  # whatever it is belongs to the one who awaits
+        except Exception as raised:  # whatever it is belongs to the one who awaits
             error = raised
         try:
             loop.call_soon_threadsafe(settle, result, error)
@@ -83,6 +84,6 @@ async def call(host: str, function: Callable[[], T], *, deadline_s: float) -> T:
 
 
 def wrapped(host: str, error: libvirt.libvirtError) -> HypervisorError:
-    """libvirt's error as one of ours: its words unchanged, its number for tables."""
+    """An error of libvirt as one of ours: its words unchanged, its number for tables."""
     raw = error.get_error_message() or str(error)
     return HypervisorError(f"libvirt on {host}: {raw}.", host=host, raw=raw, number=error.get_error_code() or 0)
