@@ -69,9 +69,12 @@ Host *
 """
 
 # NFSv3 over TCP is what both QEMU's client (libnfs) and every kernel speak. No lock manager: images are locked by nobody here,
-# and that exactly one copy runs is what the auditor is for.
+# and that exactly one copy runs is what the auditor is for. From release 6 on Ganesha ends itself where it may not become an
+# IO flusher (no CAP_SYS_RESOURCE, as in a container), unless told otherwise; older ones warn that they do not know the word.
 _GANESHA: Final = """\
-NFS_CORE_PARAM {{ Protocols = 3; Enable_NLM = false; Enable_RQUOTA = false; NFS_Port = 2049; MNT_Port = 20048; }}
+NFS_CORE_PARAM {{
+  Protocols = 3; NFS_Port = 2049; MNT_Port = 20048; Enable_NLM = false; Enable_RQUOTA = false; Allow_Set_Io_Flusher_Fail = true;
+}}
 NFSV4 {{ Graceless = true; }}
 EXPORT_DEFAULTS {{ Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Transports = TCP; Protocols = 3; }}
 EXPORT {{ Export_Id = 1; Path = "{export}"; Pseudo = "{export}"; FSAL {{ Name = VFS; }} }}
