@@ -59,7 +59,7 @@ class LibvirtAttempt:
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
         if spec.control is Control.P2P and not urlsplit(destination.address.uri).hostname:
             raise Unsupported(
-                f"Peer-to-peer needs an address that {source.host} can use, and {destination.address.uri} is good on one host only.",
+                f"Peer-to-peer needs an address that {source.host} can use; {destination.address.uri} is not one.",
                 guest_at=f"it is on {source.host}; nothing was touched",
                 hint=f"Give a remote URI for {destination.host}, such as qemu+ssh://HOST/system, or use --control direct.",
             )
@@ -185,8 +185,8 @@ class LibvirtAttempt:
     async def roll_back(self) -> None:
         """See to it that libvirt has rolled back; mend what a daemon that died left half-way.
 
-        A destination that never ran is destroyed, a source that only the migration had paused is resumed, in this order, and neither
-        while the migrate call is still under way.
+        A destination that never ran is destroyed, a source that only the migration had paused is resumed, in this order, and
+        neither while the migrate call is still under way.
         """
         await self._restore_downtime()
         if self._call is not None and not self._call.done():

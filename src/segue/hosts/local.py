@@ -1,0 +1,78 @@
+"""This machine as a host. What may live here: `LocalShell`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+
+from segue.errors import AnswerNotSeen, CommandFailed, HypervisorError
+from segue.hosts.shell import Completed, checked
+
+
+class LocalShell:
+    """This machine, with the rights of this process.
+
+    Args:
+        name: of the host, for people.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The host, for people."""
+        return self._name
+
+    async def run(self, argv: Sequence[str], *, deadline_s: float) -> Completed:
+        """Run a command; at the deadline it is killed. See `HostShell.run`."""
+        pipe = asyncio.subprocess.PIPE
+        try:
+            process = await asyncio.create_subprocess_exec(*argv, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+        except OSError as error:
+            raise CommandFailed(host=self._name, argv=tuple(argv), status=127, stderr=str(error)) from error
+        try:
+            async with asyncio.timeout(deadline_s):
+                stdout, stderr = await process.communicate()
+        except TimeoutError:
+            raise AnswerNotSeen(f"{argv[0]} on {self._name} was not done after {deadline_s:g} s.", host=self._name) from None
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        status = process.returncode or 0
+        return Completed(status=status if status >= 0 else 128 - status, stdout=stdout, stderr=stderr)
+
+    async def read_file(self, path: str, *, deadline_s: float) -> bytes:
+        """All of a file. See `HostShell.read_file`."""
+        argv = ["cat", "--", path]
+        return checked(self._name, argv, await self.run(argv, deadline_s=deadline_s)).stdout
+
+    async def open_unix(self, path: str, *, deadline_s: float) -> socket.socket:
+        """Connect to a unix socket. See `HostShell.open_unix`."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(deadline_s):
+                await asyncio.get_running_loop().sock_connect(sock, path)
+        except OSError as error:  # a TimeoutError is one too: the listener's backlog is full
+            sock.close()
+            raise HypervisorError(
+                f"The socket {path} on {self._name} cannot be opened: {error.strerror or 'nobody accepts'}.",
+                host=self._name,
+                raw=str(error),
+            ) from error
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def address(self) -> str:
+        """None: it was not reached over any network."""
+        return ""
+
+    async def aclose(self) -> None:
+        """Nothing is held."""

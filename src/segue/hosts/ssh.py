@@ -1,0 +1,170 @@
+"""Another machine as a host, over ssh. What may live here: `SshShell`, and the sentences for every way in which ssh can fail.
+
+The host needs an sshd and a POSIX ``sh``, nothing of Segue. Who may log in and which key a host must show is ssh's own matter: the
+user's ``~/.ssh/config``, agent and known_hosts count, except for what segue.toml says about the host. The host's key is always
+verified, and nobody is ever asked for a password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError
+from segue.hosts.shell import Completed, checked
+
+if TYPE_CHECKING:
+    import asyncssh
+
+KEEPALIVE_S: Final = 5
+"""A dead path is noticed after three of these without an answer: libvirt's own keepalive is 5 s × 5."""
+KEEPALIVE_TRIES: Final = 3
+# Nothing that could ask a person for a secret.
+_AUTHENTICATION: Final = ("gssapi-keyex", "gssapi-with-mic", "hostbased", "publickey")
+# sshd hands the command to the user's login shell, whatever that is. So the command is three plain words, and ours goes to a
+# POSIX sh on stdin, quoted: there `shlex` is right, and the words may be longer than one argument may be.
+_SH: Final = "exec /bin/sh -s"
+_CHUNK: Final = 65536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshTarget:
+    """Whom to log in to.
+
+    Attributes:
+        host: name, address or alias in ``~/.ssh/config``.
+        user, port: ``None``: ssh's own choice.
+        identity: path of a private key; empty: ssh's own choice.
+        known_hosts: path of a known_hosts file; empty: the user's own.
+    """
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+    identity: str = ""
+    known_hosts: str = ""
+
+
+class SshShell:
+    """A host behind an ssh connection. Made by `connect`.
+
+    Args:
+        name: of the host, for people.
+        connection: open, and owned by this object from now on.
+    """
+
+    def __init__(self, name: str, connection: asyncssh.SSHClientConnection) -> None:
+        self._name = name
+        self._connection = connection
+        self._pumps: set[asyncio.Task[None]] = set()
+
+    @staticmethod
+    async def connect(name: str, target: SshTarget, *, deadline_s: float) -> SshShell:
+        """Log in.
+
+        Raises:
+            HostUnreachable: with what happened and what to do about it.
+        """
+        import asyncssh
+
+        logging.getLogger("asyncssh").addHandler(logging.NullHandler())  # what matters is in our errors
+        try:
+            async with asyncio.timeout(deadline_s):
+                connection = await asyncssh.connect(
+                    target.host,
+                    port=target.port or (),
+                    username=target.user or (),
+                    client_keys=[target.identity] if target.identity else (),
+                    known_hosts=target.known_hosts or (),
+                    preferred_auth=_AUTHENTICATION,
+                    keepalive_interval=KEEPALIVE_S,
+                    keepalive_count_max=KEEPALIVE_TRIES,
+                )
+        except (OSError, asyncssh.Error, asyncssh.KeyImportError) as error:
+            raise _unreachable(name, target, error, deadline_s) from error
+        return SshShell(name, connection)
+
+    @property
+    def name(self) -> str:
+        """The host, for people."""
+        return self._name
+
+    async def run(self, argv: Sequence[str], *, deadline_s: float) -> Completed:
+        """Run a command in a channel of its own. See `HostShell.run`."""
+        import asyncssh
+
+        script = os.fsencode(f"exec {shlex.join(argv)} </dev/null\n")
+        try:
+            async with asyncio.timeout(deadline_s), self._connection.create_process(_SH, encoding=None) as process:
+                stdout, stderr = await process.communicate(script)
+                await process.wait_closed()
+        except TimeoutError:
+            raise AnswerNotSeen(f"{argv[0]} on {self._name} was not done after {deadline_s:g} s.", host=self._name) from None
+        except (OSError, asyncssh.Error) as error:
+            raise self._lost(error) from error
+        status = process.returncode
+        if status is None:
+            raise self._lost(None)
+        return Completed(status=status if status >= 0 else 128 - status, stdout=bytes(stdout or b""), stderr=bytes(stderr or b""))
+
+    async def read_file(self, path: str, *, deadline_s: float) -> bytes:
+        """All of a file. See `HostShell.read_file`."""
+        argv = ["cat", "--", path]
+        return checked(self._name, argv, await self.run(argv, deadline_s=deadline_s)).stdout
+
+    async def open_unix(self, path: str, *, deadline_s: float) -> socket.socket:
+        """One end of a socket pair; the other end is pumped through the connection. See `HostShell.open_unix`."""
+        import asyncssh
+
+        try:
+            async with asyncio.timeout(deadline_s):
+                far_reader, far_writer = await self._connection.open_unix_connection(path, encoding=None)
+        except (TimeoutError, asyncssh.ChannelOpenError) as error:
+            if self._connection.is_closed():
+                raise self._lost(error) from error
+            reason = error.reason if isinstance(error, asyncssh.ChannelOpenError) else f"no answer within {deadline_s:g} s"
+            raise HypervisorError(
+                f"The socket {path} on {self._name} cannot be opened: {reason}.",
+                host=self._name,
+                raw=str(error),
+                hint="Its sshd must allow AllowStreamLocalForwarding, and the user who logs in must be allowed to open it.",
+            ) from error
+        except (OSError, asyncssh.Error) as error:
+            raise self._lost(error) from error
+        near, ours = socket.socketpair()
+        near.setblocking(False)
+        near_reader, near_writer = await asyncio.open_connection(sock=ours)
+        self._start(_bridge(near_reader, near_writer, far_reader, far_writer))
+        return near
+
+    def _start(self, bridge: asyncio.Future[None] | object) -> None:
+        raise NotImplementedError
+
+    async def address(self) -> str:
+        """The address at the other end of the connection."""
+        peer = self._connection.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
+
+    async def aclose(self) -> None:
+        """Close the connection; its pumps end with it."""
+        self._connection.close()
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(KEEPALIVE_S):
+                await self._connection.wait_closed()
+
+    def _lost(self, error: Exception | None) -> HostUnreachable:
+        return HostUnreachable(
+            f"The ssh connection to {self._name} was lost{f': {error}' if error else ''}.",
+            host=self._name,
+            hint="Look at the network and at the host.",
+        )
