@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -221,7 +222,7 @@ async def leaves_no_task_behind(bench: Bench) -> None:
     assert not left, left
 
 
-Check = Callable[[Bench], Awaitable[None]]
+Check = Callable[[Bench], Coroutine[Any, Any, None]]
 
 CHECKS: tuple[Check, ...] = (
     lists_the_running_guest_once,

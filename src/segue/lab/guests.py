@@ -136,7 +136,7 @@ async def start(lab: Lab, spec: GuestSpec) -> LabGuest:
     """Start a guest and wait until it ticks and has touched its memory.
 
     Raises:
-        LabError: bad name, unknown host or kind, name in use, too little memory, or it does not come up; nothing of it is left then.
+        LabError: bad name, unknown host or kind, name in use, too little memory, or no tick; nothing of it is left.
     """
     _check(lab, spec)
     (lab.root / "guests").mkdir(exist_ok=True)

@@ -36,6 +36,14 @@ exec tini -- sleep infinity
 """
 
 
+# Leaves its parent, says its own pid on the pipe, and becomes what holds the host's namespaces.
+_LEAVE: Final = """
+pipe=$1 log=$2; shift 2
+echo $$ >&"$pipe"
+exec "$@" </dev/null >"$log" 2>&1
+"""
+
+
 async def start(layout: Layout, host: str) -> int:
     """Start a host and wait until its own files are in place.
 
@@ -47,29 +55,28 @@ async def start(layout: Layout, host: str) -> int:
     """
     heard, says = os.pipe()
     log = layout.host_root(host) / "init.log"
-    unshare = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--"]
     become = ["bash", "-c", _BECOME_HOST, host, str(says), str(layout.host_root(host)), *OWN_DIRECTORIES]
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *["ip", "netns", "exec", layout.netns(host), *unshare, *become],
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(says,),
-            start_new_session=True,
-        )
-    os.close(says)
+    unshare = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--", *become]
+    hold = ["ip", "netns", "exec", layout.netns(host), *unshare]
+    try:
+        await run(["setsid", "--fork", "bash", "-c", _LEAVE, host, str(says), str(log), *hold], pass_fds=(says,))
+    finally:
+        os.close(says)
+    said = b""
     try:
         async with asyncio.timeout(START_DEADLINE_S):
-            await _readable(heard)
-        ready = os.read(heard, 16)
+            while b"ready" not in said:
+                await _readable(heard)
+                if not (more := os.read(heard, 64)):
+                    break
+                said += more
     except TimeoutError:
-        ready = b""
+        said = b""
     finally:
         os.close(heard)
-    if not ready:
+    if b"ready" not in said:
         raise LabError(f"Host {host} did not come up: {log.read_text(encoding='utf-8').strip() or 'it said nothing'}.")
-    return next(_children(process.pid))
+    return next(_children(int(said.split()[0])))
 
 
 def _children(pid: int) -> Iterator[int]:

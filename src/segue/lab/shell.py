@@ -21,7 +21,13 @@ class Completed:
 
 
 async def run(
-    argv: Sequence[str], *, stdin: str | None = None, check: bool = True, deadline_s: float = 30.0, host: str = "this machine"
+    argv: Sequence[str],
+    *,
+    stdin: str | None = None,
+    check: bool = True,
+    deadline_s: float = 30.0,
+    host: str = "this machine",
+    pass_fds: Sequence[int] = (),
 ) -> Completed:
     """Run a command to its end.
 
@@ -31,6 +37,7 @@ async def run(
         check: raise when its status is not zero.
         deadline_s: then it is killed.
         host: where it runs, for the error.
+        pass_fds: descriptors of ours that it inherits.
 
     Raises:
         CommandFailed: with its own words.
@@ -44,6 +51,7 @@ async def run(
             stdout=pipe,
             stderr=pipe,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
+            pass_fds=tuple(pass_fds),
         )
     except FileNotFoundError as error:
         raise LabError(f"{argv[0]} is not installed.", hint="'./run setup' installs what the lab needs.") from error

@@ -131,11 +131,11 @@ class LibvirtHypervisor:
         return Evidence(host=self.host, sighting=sighting, seen_at_ms=time.monotonic_ns() // 1_000_000, raw=raw)
 
     async def aclose(self) -> None:
-        """Close the connection."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(HypervisorError):
-                await runtime.call(self.host, connection.close, deadline_s=QUERY_DEADLINE_S)
+        """Let go of the connection. It closes with the last reference to it: a call that still hangs on it must not lose it."""
+        if self._connection is not None:
+            last = [self._connection]
+            self._connection = None
+            await runtime.call(self.host, last.clear, deadline_s=QUERY_DEADLINE_S)
 
 
 async def connected(address: HostAddress, *, deadline_s: float) -> libvirt.virConnect:
