@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from segue import units
-from segue.cli import lab_guest, render
+from segue.cli import lab_guest, lab_observe, render
 from segue.errors import LabError
 
 T = TypeVar("T")
@@ -18,6 +18,7 @@ app = typer.Typer(
     help="Real hosts on this machine to rehearse on: up, run, link, guest, observe, status, down.", no_args_is_help=True
 )
 app.add_typer(lab_guest.app, name="guest")
+app.command("observe")(lab_observe.observe)
 
 
 Name = Annotated[str, typer.Option("--name", envvar="SEGUE_LAB", help="Which lab; several may be up at once.")]

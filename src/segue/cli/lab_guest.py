@@ -1,4 +1,4 @@
-"""``segue lab guest`` and ``segue lab observe``: guests to move, and the eye that watches them."""
+"""``segue lab guest``: guests to move."""
 
 from __future__ import annotations
 
