@@ -165,15 +165,15 @@ async def connected(address: HostAddress, *, deadline_s: float) -> libvirt.virCo
 def _job(domain: libvirt.virDomain, state: int) -> tuple[bool, bool]:
     """Whether the domain is being migrated away, and whether it is arriving.
 
-    libvirt refuses job statistics to the destination of a migration ("available only on the source host", qemu_driver.c,
-    VIR_ERR_OPERATION_INVALID): that refusal is how it shows.
+    libvirt refuses job statistics to the destination of a migration ("migration statistics are available only on the source
+    host", seen in 9.0 as VIR_ERR_OPERATION_UNSUPPORTED): that refusal is how it shows.
     """
     if state == libvirt.VIR_DOMAIN_SHUTOFF:
         return False, False
     try:
         stats = domain.jobStats()
     except libvirt.libvirtError as error:
-        return False, error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID
+        return False, error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED
     active = stats.get("type") in (libvirt.VIR_DOMAIN_JOB_BOUNDED, libvirt.VIR_DOMAIN_JOB_UNBOUNDED)
     return active and stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT, False
 
