@@ -15,10 +15,44 @@ from segue.errors import Unsupported
 
 # Options that take no word (qemu-options.hx of QEMU 7.2 and 10.0, those without HAS_ARG). Every other one does.
 _BARE: Final = frozenset(
-    "S h help version daemonize nographic nodefaults no-user-config nouserconfig no-reboot no-shutdown snapshot "
-    "enable-kvm s usb full-screen alt-grab ctrl-grab no-quit no-frame no-acpi no-hpet no-fd-bootchk win2k-hack "
-    "mem-prealloc only-migratable preconfig singlestep one-insn-per-tb semihosting old-param portrait curses "
-    "enable-sync-profile xen-attach xen-domid-restrict".split()
+    [
+        "S",
+        "h",
+        "help",
+        "version",
+        "daemonize",
+        "nographic",
+        "nodefaults",
+        "no-user-config",
+        "nouserconfig",
+        "no-reboot",
+        "no-shutdown",
+        "snapshot",
+        "enable-kvm",
+        "s",
+        "usb",
+        "full-screen",
+        "alt-grab",
+        "ctrl-grab",
+        "no-quit",
+        "no-frame",
+        "no-acpi",
+        "no-hpet",
+        "no-fd-bootchk",
+        "win2k-hack",
+        "mem-prealloc",
+        "only-migratable",
+        "preconfig",
+        "singlestep",
+        "one-insn-per-tb",
+        "semihosting",
+        "old-param",
+        "portrait",
+        "curses",
+        "enable-sync-profile",
+        "xen-attach",
+        "xen-domid-restrict",
+    ]
 )
 
 

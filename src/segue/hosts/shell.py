@@ -31,7 +31,10 @@ class Completed:
 
 
 class HostShell(Protocol):
-    """A way to one host, open until `aclose`. Words may hold anything but NUL; bytes that are no UTF-8 as `os.fsdecode` puts them."""
+    """A way to one host, open until `aclose`.
+
+    Words may hold anything but NUL; bytes that are no UTF-8 as `os.fsdecode` puts them.
+    """
 
     @property
     def name(self) -> str:

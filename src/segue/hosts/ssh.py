@@ -1,7 +1,7 @@
 """Another machine as a host, over ssh. What may live here: `SshShell`, and the sentences for every way in which ssh can fail.
 
-The host needs an sshd and a POSIX ``sh``, nothing of Segue. Who may log in and which key a host must show is ssh's own matter: the
-user's ``~/.ssh/config``, agent and known_hosts count, except for what segue.toml says about the host. The host's key is always
+The host needs an sshd and a POSIX ``sh``, nothing of Segue. Who may log in, and which key a host must show, is ssh's matter:
+the user's ``~/.ssh/config``, agent and known_hosts count, except for what segue.toml says. The host's key is always
 verified, and nobody is ever asked for a password.
 """
 
@@ -15,6 +15,7 @@ import shlex
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import asyncssh
 
 KEEPALIVE_S: Final = 5
-"""A dead path is noticed after three of these without an answer: libvirt's own keepalive is 5 s × 5."""
+"""A dead path is noticed after three of these without an answer: libvirt's own keepalive is 5 s, five times."""
 KEEPALIVE_TRIES: Final = 3
 # Nothing that could ask a person for a secret.
 _AUTHENTICATION: Final = ("gssapi-keyex", "gssapi-with-mic", "hostbased", "publickey")
@@ -63,7 +64,7 @@ class SshShell:
     def __init__(self, name: str, connection: asyncssh.SSHClientConnection) -> None:
         self._name = name
         self._connection = connection
-        self._pumps: set[asyncio.Task[None]] = set()
+        self._bridges: set[asyncio.Task[None]] = set()
 
     @staticmethod
     async def connect(name: str, target: SshTarget, *, deadline_s: float) -> SshShell:
@@ -141,11 +142,10 @@ class SshShell:
         near, ours = socket.socketpair()
         near.setblocking(False)
         near_reader, near_writer = await asyncio.open_connection(sock=ours)
-        self._start(_bridge(near_reader, near_writer, far_reader, far_writer))
+        bridge = asyncio.create_task(_bridge(near_reader, near_writer, far_reader, far_writer))
+        self._bridges.add(bridge)
+        bridge.add_done_callback(self._bridges.discard)
         return near
-
-    def _start(self, bridge: asyncio.Future[None] | object) -> None:
-        raise NotImplementedError
 
     async def address(self) -> str:
         """The address at the other end of the connection."""
@@ -153,11 +153,12 @@ class SshShell:
         return str(peer[0]) if peer else ""
 
     async def aclose(self) -> None:
-        """Close the connection; its pumps end with it."""
+        """Close the connection; its bridges end with it."""
+        bridges = tuple(self._bridges)
+        for bridge in bridges:
+            bridge.cancel()
+        await asyncio.gather(*bridges, return_exceptions=True)
         self._connection.close()
-        for pump in self._pumps:
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(KEEPALIVE_S):
                 await self._connection.wait_closed()
@@ -168,3 +169,73 @@ class SshShell:
             host=self._name,
             hint="Look at the network and at the host.",
         )
+
+
+async def _bridge(
+    near_reader: asyncio.StreamReader,
+    near_writer: asyncio.StreamWriter,
+    far_reader: asyncssh.SSHReader[bytes],
+    far_writer: asyncssh.SSHWriter[bytes],
+) -> None:
+    """Carry bytes both ways until either end is closed; then both are."""
+    ways = [asyncio.create_task(_carry(near_reader, far_writer)), asyncio.create_task(_carry(far_reader, near_writer))]
+    try:
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        near_writer.close()
+        far_writer.close()
+
+
+async def _carry(
+    reader: asyncio.StreamReader | asyncssh.SSHReader[bytes], writer: asyncio.StreamWriter | asyncssh.SSHWriter[bytes]
+) -> None:
+    while chunk := await reader.read(_CHUNK):
+        writer.write(chunk)
+        await writer.drain()
+
+
+def _unreachable(name: str, target: SshTarget, error: Exception, deadline_s: float) -> HostUnreachable:
+    """What went wrong with logging in, in words, and what to do about it."""
+    import asyncssh
+
+    there = target.host if target.port is None else f"{target.host} port {target.port}"
+    match error:
+        case asyncssh.HostKeyNotVerifiable():
+            what, hint = _key_trouble(target)
+        case asyncssh.PermissionDenied():
+            what = "no key that was offered is accepted there"
+            hint = f"'ssh {target.user + '@' if target.user else ''}{target.host}' must work without asking for a password."
+        case asyncssh.KeyImportError():
+            what, hint = f"the key {target.identity} cannot be used: {error}", "Name another one with ssh_identity."
+        case ConnectionRefusedError():
+            what, hint = "the connection was refused", "Is sshd running there, on that port, and let through by the firewall?"
+        case TimeoutError():
+            what, hint = f"no answer within {deadline_s:g} s", "Is the host up, and port 22 let through by the firewall?"
+        case socket.gaierror():
+            what, hint = "there is no such host", "Look for a typing error; otherwise add the name to DNS or /etc/hosts."
+        case _:
+            what, hint = str(error) or type(error).__name__, f"'ssh -v {target.host} true' shows more."
+    return HostUnreachable(f"{name} cannot be reached by ssh at {there}: {what}.", host=name, hint=hint)
+
+
+def _key_trouble(target: SshTarget) -> tuple[str, str]:
+    """A host key that was not accepted: never seen, or another one than the known one?"""
+    import asyncssh
+
+    known_hosts = target.known_hosts or str(Path("~/.ssh/known_hosts").expanduser())
+    try:
+        keys = asyncssh.match_known_hosts(known_hosts, target.host, "", target.port)[0]
+    except (OSError, ValueError):
+        keys = []
+    if keys:
+        return (
+            f"its host key is not the one in {known_hosts}",
+            f"Find out why it changed before you trust it; 'ssh-keygen -R {target.host} -f {known_hosts}' then forgets it.",
+        )
+    return (
+        f"its host key is not known in {known_hosts}",
+        f"Compare it with the host's own (ssh-keyscan {target.host}), then add it to that file.",
+    )

@@ -96,8 +96,8 @@ class QemuAttempt:
     async def _set_capabilities(self, session: Session) -> None:
         """Set the same on both sides.
 
-        Without the return path QEMU under-reports downtime: 2 to 43 ms were said when a guest stood for 97 to 128 ms, with it both
-        agree within 5 ms. Disks are taken over only when the destination runs (late-block-activate).
+        Without the return path QEMU under-reports downtime: 2 to 43 ms were said when a guest stood for 97 to 128 ms, with it
+        both agree within 5 ms. Disks are taken over only when the destination runs (late-block-activate).
         """
         wanted = {
             "events": True,

@@ -14,7 +14,7 @@ from segue.drivers.qemu import fold, processes
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Session
 from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError, SegueError
-from segue.hosts import Shell
+from segue.hosts import HostShell
 
 FACTS_DEADLINE_S: Final = 10.0
 
@@ -33,7 +33,7 @@ class QemuHypervisor:
         shell: the host.
     """
 
-    def __init__(self, address: HostAddress, shell: Shell) -> None:
+    def __init__(self, address: HostAddress, shell: HostShell) -> None:
         self.address: Final = address
         self.shell: Final = shell
         self._sessions: dict[str, Session] = {}

@@ -1,7 +1,7 @@
 """The QEMU processes of a host: found in its process table, started, waited for, ended.
 
-Nothing but ssh and a POSIX shell is needed there. libvirt's own QEMUs are left out: only libvirt may move its guests. What may live
-here: shell commands and the reading of what they print.
+Nothing but ssh and a POSIX shell is needed there. libvirt's own QEMUs are left out: only libvirt may move its guests. What may
+live here: shell commands and the reading of what they print.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 from segue.core import argv
 from segue.core.argv import CommandLine
 from segue.errors import HypervisorError, PrepareFailed
-from segue.hosts import Completed, Shell
+from segue.hosts import Completed, HostShell
 
 LIST_DEADLINE_S: Final = 10.0
 START_DEADLINE_S: Final = 20.0
@@ -75,7 +75,7 @@ class Process:
         return argv.guest_name(self.line) or f"pid{self.pid}"
 
 
-async def found(shell: Shell) -> list[Process]:
+async def found(shell: HostShell) -> list[Process]:
     """All QEMUs of the host that libvirt does not manage.
 
     Raises:
@@ -107,7 +107,7 @@ def _is_libvirts(command: CommandLine) -> bool:
     return any(argv.get(value, "id") == "charmonitor" for value in command.all("chardev"))
 
 
-async def start(shell: Shell, command: CommandLine, *, cwd: str, monitor: str) -> None:
+async def start(shell: HostShell, command: CommandLine, *, cwd: str, monitor: str) -> None:
     """Start a QEMU in a session of its own, and wait until its monitor listens. Its output is kept beside the monitor.
 
     Raises:
@@ -122,7 +122,7 @@ async def start(shell: Shell, command: CommandLine, *, cwd: str, monitor: str) -
         )
 
 
-async def wait_gone(shell: Shell, process: Process, *, signal: str = "") -> None:
+async def wait_gone(shell: HostShell, process: Process, *, signal: str = "") -> None:
     """Wait until a QEMU has ended, after a signal if one is given; another process of its pid is not touched.
 
     Raises:
@@ -131,7 +131,7 @@ async def wait_gone(shell: Shell, process: Process, *, signal: str = "") -> None
     await shell.run(["sh", "-c", _END, "sh", str(process.pid), process.fingerprint, signal], deadline_s=END_DEADLINE_S)
 
 
-async def sweep(shell: Shell, process: Process) -> None:
+async def sweep(shell: HostShell, process: Process) -> None:
     """Remove the sockets and the pidfile that an ended QEMU left behind."""
     monitor = argv.qmp_path(process.line)
     leftovers = [*([monitor, log_of(monitor)] if monitor else []), *process.line.all("pidfile")]

@@ -15,7 +15,7 @@ from typing import Final, Self
 from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, ExecuteError, QMPClient, QMPError, StateError
 
 from segue.errors import AnswerNotSeen, HypervisorError
-from segue.hosts import Shell
+from segue.hosts import HostShell
 
 GREETING_DEADLINE_S: Final = 3.0
 COMMAND_DEADLINE_S: Final = 10.0
@@ -29,46 +29,43 @@ class Session:
         host: the host's name, for errors.
         guest: the guest's name, for errors.
         client: connected.
-        stack: what has to be let go of with it.
     """
 
-    def __init__(self, host: str, guest: str, client: QMPClient, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(self, host: str, guest: str, client: QMPClient) -> None:
         self._host = host
         self._guest = guest
         self._client = client
-        self._stack = stack
         self.events: Final = EventListener(("MIGRATION", "MIGRATION_PASS"))
         client.register_listener(self.events)
 
     @classmethod
-    async def connect(cls, shell: Shell, guest: str, path: str) -> Self:
+    async def connect(cls, shell: HostShell, guest: str, path: str) -> Self:
         """Connect to a monitor's socket.
 
         Raises:
             HypervisorError: nobody listens there, or it is in use by somebody else.
         """
-        stack = contextlib.AsyncExitStack()
+        sock = await shell.open_unix(path, deadline_s=GREETING_DEADLINE_S)
         client = QMPClient(f"{guest}@{shell.name}")
         try:
-            socket = await stack.enter_async_context(shell.local_socket(path))
             async with asyncio.timeout(GREETING_DEADLINE_S):
-                await client.connect(socket)
+                await client.connect(sock)
         except TimeoutError:
-            await _discard(client, stack)
+            sock.close()
             raise HypervisorError(
                 f"The monitor of {guest} on {shell.name} is in use by somebody else: it takes one client at a time.",
                 host=shell.name,
                 hint=f"End whoever is connected to {path} (another migration, a tool), or give QEMU a second -qmp socket.",
             ) from None
         except ConnectError as error:
-            await _discard(client, stack)
+            sock.close()
             raise HypervisorError(
                 f"The monitor of {guest} on {shell.name} does not answer at {path}: {error}.", host=shell.name, raw=str(error)
             ) from error
         except BaseException:
-            await _discard(client, stack)
+            sock.close()
             raise
-        return cls(shell.name, guest, client, stack)
+        return cls(shell.name, guest, client)
 
     async def execute(
         self, command: str, arguments: Mapping[str, object] | None = None, *, deadline_s: float = COMMAND_DEADLINE_S
@@ -114,13 +111,12 @@ class Session:
 
     async def aclose(self) -> None:
         """Disconnect. May be repeated."""
-        await _discard(self._client, self._stack)
+        await _discard(self._client)
 
 
-async def _discard(client: QMPClient, stack: contextlib.AsyncExitStack) -> None:
+async def _discard(client: QMPClient) -> None:
     with contextlib.suppress(QMPError, EOFError, OSError):  # it was broken already, which is what ended it
         await client.disconnect()
-    await stack.aclose()
 
 
 def _words(error: ExecuteError) -> str:

@@ -1,0 +1,54 @@
+"""From an address to a shell on the host that it means. What may live here: reading the host out of a URI, and `reach`."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote, urlsplit
+
+from segue.core.model import HostAddress
+from segue.errors import UsageError
+from segue.hosts.local import LocalShell
+from segue.hosts.shell import HostShell
+from segue.hosts.ssh import SshShell, SshTarget
+
+
+async def reach(address: HostAddress, *, deadline_s: float) -> HostShell:
+    """A shell on the host: of this machine, or over ssh.
+
+    Raises:
+        HostUnreachable: with what happened and what to do about it.
+        UsageError: the URI says something that cannot be.
+    """
+    target = ssh_target(address)
+    if target is None:
+        return LocalShell(address.name)
+    return await SshShell.connect(address.name, target, deadline_s=deadline_s)
+
+
+def ssh_target(address: HostAddress) -> SshTarget | None:
+    """Whom to log in to for a ``qmp:///`` or ``qmp+ssh://`` URI; ``None`` for this machine.
+
+    Raises:
+        UsageError: the URI says something that cannot be.
+    """
+    uri = urlsplit(address.uri)
+    try:
+        port = uri.port
+    except ValueError:
+        raise UsageError(f"{address.uri!r} has no usable port.", hint="Write it like qmp+ssh://root@beta:2222/.") from None
+    if uri.password is not None:
+        raise UsageError("A password has no place in a URI, where everybody can read it.", hint="Use a key and an ssh agent.")
+    if uri.path not in ("", "/") or uri.query or uri.fragment:
+        raise UsageError(f"{address.uri!r} says more than a host.", hint="Write it like qmp+ssh://root@beta/ or qmp:///.")
+    if not uri.scheme.endswith("+ssh"):
+        if uri.netloc:
+            raise UsageError(f"{address.uri!r} names a host but no way to it.", hint=f"Write qmp+ssh://{uri.netloc}/.")
+        return None
+    if not uri.hostname:
+        raise UsageError(f"{address.uri!r} names no host.", hint="Write it like qmp+ssh://root@beta/; qmp:/// is this host.")
+    return SshTarget(
+        host=unquote(uri.hostname),
+        user=unquote(uri.username) if uri.username else None,
+        port=port,
+        identity=address.ssh_identity,
+        known_hosts=address.ssh_known_hosts,
+    )
