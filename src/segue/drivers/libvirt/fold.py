@@ -22,9 +22,11 @@ PAUSED: Final = {
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: Sighting.POSTCOPY_PAUSED,
     libvirt.VIR_DOMAIN_PAUSED_UNKNOWN: Sighting.UNKNOWN,
 }
+# The binding has the name since libvirt 8.5 (Ubuntu 22.04 has 8.0); a newer daemon may say it to an older client.
+_RUNNING_POSTCOPY_FAILED: Final = 11
 RUNNING: Final = {
     libvirt.VIR_DOMAIN_RUNNING_POSTCOPY: Sighting.POSTCOPY,
-    libvirt.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED: Sighting.POSTCOPY_PAUSED,
+    _RUNNING_POSTCOPY_FAILED: Sighting.POSTCOPY_PAUSED,
 }
 # VIR_DOMAIN_BLOCKED and _PMSUSPENDED hold a whole guest that may go on; _CRASHED and _SHUTOFF hold none.
 STATES: Final = {
