@@ -79,9 +79,9 @@ class PlainDisplay:
 
     def state(self, state: State) -> None:
         """One line a phase."""
+        if state is not self._track.phase and not state.is_end:
+            _say(state)
         self._track.enter(state)
-        if not state.is_end:
-            _say(f"{state}")
 
     def progress(self, sample: Progress) -> None:
         """At most one line a second, and the last sample."""
