@@ -1,7 +1,11 @@
-"""One migration of a bare QEMU, in five phases of our own: only `finish` lets the destination run.
+"""One migration of a bare QEMU, in five phases of our own: only Segue lets the destination run.
 
-The destination is always started with ``-S``, so it stands still when everything has arrived, and it stands still if Segue dies.
-The one moment at which it must not wait is post-copy: its source has stopped by then, and every millisecond is downtime.
+Three rules keep the guest in one place. The destination is started with ``-S``, so it stands still when everything has arrived,
+and it stands still if Segue dies. It is told to run only after the source has let go of the guest, and that is remembered
+before it is told. And it is ended only while it was never told to run and the source still holds a whole guest.
+
+The one moment at which it must not wait for `finish` is post-copy: its source has stopped by then, and every millisecond is
+downtime.
 """
 
 from __future__ import annotations
@@ -10,26 +14,39 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
-from urllib.parse import urlsplit
 
 from segue.core import argv
 from segue.core.evidence import Sighting
 from segue.core.model import JobStatus, MigrationSpec, Progress
-from segue.drivers.qemu import fold, processes
-from segue.drivers.qemu.hypervisor import QemuHypervisor, absolute
+from segue.drivers.qemu import fold, processes, setup
+from segue.drivers.qemu.hypervisor import QemuHypervisor
 from segue.drivers.qemu.processes import Process
-from segue.drivers.qemu.session import Session
-from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, Unsupported
+from segue.drivers.qemu.session import Session, absolute
+from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, SegueError
 
-SAMPLE_S: Final = 0.1
-CANCEL_DEADLINE_S: Final = 20.0
-RESUME_DEADLINE_S: Final = 30.0
-RESUME_PAUSE_S: Final = 0.005
-NO_LIMIT_BPS: Final = 1 << 40
-"""More than any network carries. QEMU's own default is 128 MiB/s (migration/options.c, MAX_THROTTLE), about one Gbit."""
+SAMPLE_S: Final = 0.2
+"""The longest time between two samples (core/ports.py)."""
+NEWS_S: Final = 0.12
+"""Without an event QEMU is asked after this long, so that its answer is there in time for the sample."""
+SETTLE_DEADLINE_S: Final = 20.0
+"""For QEMU to end a cancelled job, to leave ``finish-migrate`` or to run after ``cont``: milliseconds of work, which slow storage
+may hold up."""
+RESUME_PAUSE_S: Final = 0.002
+"""Between two looks at a destination that is about to get the guest: each ms is downtime, and QEMU has no event for it."""
+
+_OVER: Final = (JobStatus.NONE, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 _STANDS_FOR_MIGRATION: Final = ("postmigrate", "finish-migrate")
+# What a source shows that has let go of the guest for good.
+_LET_GO: Final = frozenset({Sighting.ABSENT, Sighting.POSTMIGRATE, Sighting.POSTCOPY, Sighting.POSTCOPY_PAUSED})
+# What the destination shows → what the source must show for the destination to be ended. While it waits or receives it is of no
+# use to anybody; once it holds a whole guest it may be the only one that does.
+_MAY_BE_ENDED: Final = {
+    Sighting.INCOMING: frozenset(sighting for sighting in Sighting if sighting.is_proof),
+    Sighting.SWITCHOVER: frozenset({Sighting.RUNNING, Sighting.PAUSED, Sighting.SWITCHOVER, Sighting.POSTMIGRATE}),
+}
 
 
 class QemuAttempt:
@@ -37,207 +54,290 @@ class QemuAttempt:
 
     Args:
         spec: what was asked for.
-        source, destination: both hosts.
-
-    Raises:
-        Unsupported: the destination has no address that the source could send to.
+        source, destination: both hosts; their sessions are shared with whoever asks them for evidence.
     """
 
     def __init__(self, spec: MigrationSpec, source: QemuHypervisor, destination: QemuHypervisor) -> None:
         self._spec = spec
         self._source = source
         self._destination = destination
-        self._data_host = destination.address.migration_address or urlsplit(destination.address.uri).hostname or ""
-        if not self._data_host:
-            raise Unsupported(
-                f"{source.host} has no address of {destination.host} to send the guest to: {destination.address.uri} names none.",
-                hint="Name the destination in segue.toml and give it a migration_address.",
-            )
         self._began = time.monotonic()
+        self._held = AsyncExitStack()
         self._leaving: Process | None = None
         self._arriving: Process | None = None
+        self._launching = False
+        self._uri = ""
+        self._looking: asyncio.Task[Progress] | None = None
+        self._postcopy_asked = False
         self._told_to_run = False
+        self._seen_running = False
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
+
+    # prepare
 
     async def prepare(self) -> None:
         """Start the destination with the guest's own command line, and let it listen."""
         try:
-            leaving = self._leaving = await self._source.process(self._spec.guest)
-            if leaving is None:
-                raise PrepareFailed(f"{self._spec.guest} is gone from {self._source.host}.")
-            here = await self._source.session(leaving)
-            aliases, default = await _machines(here)
+            leaving = self._leaving = await self._look_at_both()
+            here = await self._held.enter_async_context(self._source.sessions.use(leaving))
+            address, aliases, default = await setup.ready(
+                self._source.shell, self._destination.shell, here, self._destination.address.migration_address
+            )
             command = argv.for_destination(leaving.line, aliases=aliases, default_machine=default)
-            arriving = await self._launch(leaving, command)
-            there = await self._destination.session(arriving)
-            await asyncio.gather(self._set_up_source(here), self._set_up_destination(there))
-        except HypervisorError as error:
-            raise PrepareFailed(error.message, hint=error.hint) from error
+            arriving = self._arriving = await self._launch(leaving, command)
+            there = await self._held.enter_async_context(self._destination.sessions.use(arriving))
+            self._uri = await setup.set_up_destination(there, self._destination.host, self._spec.limits, address)
+        except PrepareFailed:
+            raise
+        except SegueError as error:
+            raise PrepareFailed(
+                f"{error.message}{await self._last_words()}",
+                guest_at=f"it is on {self._source.host}, untouched",
+                hint=error.hint,
+            ) from error
+
+    async def _look_at_both(self) -> Process:
+        guest = self._spec.guest
+        here, there = await asyncio.gather(self._source.process(guest), self._destination.process(guest))
+        if here is None:
+            raise PrepareFailed(f"{guest} is gone from {self._source.host}.")
+        if there is not None:
+            raise PrepareFailed(f"{self._destination.host} already has a guest {guest} (pid {there.pid}).")
+        return here
 
     async def _launch(self, leaving: Process, command: argv.CommandLine) -> Process:
         monitor = absolute(leaving, argv.qmp_path(command) or "")
-        await processes.start(self._destination.shell, command, cwd=leaving.cwd, monitor=monitor)
-        self._arriving = await self._destination.process(self._spec.guest)
+        self._launching = True
+        return await processes.start(self._destination.shell, command, cwd=leaving.cwd, monitor=monitor)
+
+    async def _last_words(self) -> str:
+        """What the destination's QEMU wrote, as part of a sentence; empty when there is nothing to quote."""
         if self._arriving is None:
-            raise PrepareFailed(f"QEMU started on {self._destination.host} and ended at once.")
-        return self._arriving
+            return ""
+        said = ""
+        with contextlib.suppress(SegueError):
+            said = await processes.last_words(self._destination.shell, self._arriving)
+        return f" QEMU on {self._destination.host} says: {said}" if said else ""
 
-    async def _set_up_source(self, session: Session) -> None:
-        limits = self._spec.limits
-        await self._set_capabilities(session)
-        parameters = {"downtime-limit": limits.max_downtime_ms, "max-bandwidth": limits.bandwidth_bps or NO_LIMIT_BPS}
-        await session.execute("migrate-set-parameters", {**parameters, "max-postcopy-bandwidth": 0})
-
-    async def _set_up_destination(self, session: Session) -> None:
-        await self._set_capabilities(session)
-        host = f"[{self._data_host}]" if ":" in self._data_host else self._data_host
-        await session.execute("migrate-incoming", {"uri": f"tcp:{host}:0"})
-
-    async def _set_capabilities(self, session: Session) -> None:
-        """Set the same on both sides.
-
-        Without the return path QEMU under-reports downtime: 2 to 43 ms were said when a guest stood for 97 to 128 ms, with it
-        both agree within 5 ms. Disks are taken over only when the destination runs (late-block-activate).
-        """
-        wanted = {
-            "events": True,
-            "return-path": True,
-            "late-block-activate": True,
-            "auto-converge": self._spec.limits.auto_converge,
-            "postcopy-ram": self._spec.limits.postcopy,
-        }
-        states = [{"capability": name, "state": state} for name, state in wanted.items()]
-        await session.execute("migrate-set-capabilities", {"capabilities": states})
+    # perform
 
     async def perform(self) -> AsyncIterator[Progress]:
-        """Send, and report on every event and at least every 100 ms."""
-        here = await self._here()
-        session = await self._destination.session(self._need(self._arriving))
-        await here.execute("migrate", {"uri": await _listening(session, self._destination.host)})
-        while not self._last.status.is_final:
-            await here.woken(timeout_s=SAMPLE_S)
-            migration = await here.query("query-migrate")
-            self._last = fold.progress(migration, elapsed_ms=self._elapsed_ms())
-            if self._last.status is JobStatus.POSTCOPY and not self._told_to_run:
-                await self._resume()
-            if self._last.status is JobStatus.FAILED:
-                raise HypervisorError(
-                    f"QEMU on {self._source.host} gave the migration up: {migration.get('error-desc', 'it does not say why')}.",
-                    host=self._source.host,
-                    raw=str(migration.get("error-desc", "")),
-                )
+        """Send, and report on every event, and every 200 ms even when QEMU does not answer."""
+        async with self._source.sessions.use(self._need(self._leaving)) as here:
+            await setup.set_up_source(here, self._spec.limits)
+            await here.execute("migrate", {"uri": self._uri})
+        self._last = replace(self._last, status=JobStatus.SETUP, elapsed_ms=self._elapsed_ms())
+        looking = self._looking = asyncio.create_task(self._look(news_s=0))
+        while True:
+            done, _ = await asyncio.wait([looking], timeout=SAMPLE_S)
+            self._last = looking.result() if done else replace(self._last, elapsed_ms=self._elapsed_ms())
             yield self._last
+            if self._last.status.is_final:
+                break
+            if done:
+                looking = self._looking = asyncio.create_task(self._look(news_s=NEWS_S))
+        if self._last.status is JobStatus.FAILED:
+            raise await self._why_failed()
+
+    async def _look(self, *, news_s: float) -> Progress:
+        """Ask the source, after an event or after so long; and where it went over to post-copy, let the destination run."""
+        async with self._source.sessions.use(self._need(self._leaving)) as here:
+            if news_s:
+                await here.woken(timeout_s=news_s)
+            migration = await here.query("query-migrate")
+            if fold.status_of(migration) is JobStatus.POSTCOPY and not self._told_to_run:
+                await self._run_in_postcopy(here)
+        return fold.progress(migration, elapsed_ms=self._elapsed_ms())
+
+    async def _run_in_postcopy(self, here: Session) -> None:
+        """Let the destination run as soon as it holds the guest.
+
+        With -S it stays paused when it is handed the guest (QEMU, loadvm_postcopy_handle_run_bh), and nobody executes it:
+        this cannot wait for `finish`. Nor may it come early: in ``inmigrate`` QEMU 7.2 opens the disks for writing at once on
+        ``cont`` (seen: 'Failed to get "write" lock'), and the source may not have let go of them yet. The source is asked after
+        the destination, so that a post-copy which failed at its very start, and which the source undid, is seen.
+        """
+        async with self._destination.sessions.use(self._need(self._arriving)) as there:
+            try:
+                async with asyncio.timeout(SAMPLE_S):  # the next look tries again
+                    while (await there.query("query-status")).get("status") == "inmigrate":  # noqa: ASYNC110  # no event
+                        await asyncio.sleep(RESUME_PAUSE_S)
+            except TimeoutError:
+                return
+            status = fold.status_of(await here.query("query-migrate"))
+            if status in (JobStatus.POSTCOPY, JobStatus.COMPLETED):
+                await self._tell_to_run(there)
+
+    async def _why_failed(self) -> HypervisorError:
+        async with self._source.sessions.use(self._need(self._leaving)) as here:
+            why = str((await here.query("query-migrate")).get("error-desc", "it does not say why")).rstrip(".")
+        return HypervisorError(
+            f"QEMU on {self._source.host} gave the migration up: {why}.{await self._last_words()}",
+            host=self._source.host,
+            raw=why,
+        )
 
     async def start_postcopy(self) -> None:
-        """Ask for post-copy now."""
-        await (await self._here()).execute("migrate-start-postcopy")
+        """Ask for post-copy now; from here on it may begin at any moment, whatever is answered."""
+        self._postcopy_asked = True
+        await self._tell_source("migrate-start-postcopy")
 
     async def set_max_downtime(self, ms: int) -> None:
         """From now on."""
-        await (await self._here()).execute("migrate-set-parameters", {"downtime-limit": ms})
+        await self._tell_source("migrate-set-parameters", {"downtime-limit": ms})
 
     async def set_bandwidth(self, bps: int) -> None:
         """From now on."""
-        await (await self._here()).execute("migrate-set-parameters", {"max-bandwidth": bps})
+        await self._tell_source("migrate-set-parameters", setup.bandwidth(bps))
+
+    async def _tell_source(self, command: str, arguments: dict[str, int] | None = None) -> None:
+        async with self._source.sessions.use(self._need(self._leaving)) as here:
+            await here.execute(command, arguments)
+
+    # the way back
 
     async def cancel(self) -> None:
-        """Cancel, and wait until QEMU's job has ended."""
-        if self._leaving is None or self._told_to_run:
+        """Cancel, and wait until QEMU's job has ended.
+
+        Once post-copy was asked for, to cancel may be to lose the guest: QEMU 7.2 takes ``migrate_cancel`` even while post-copy
+        runs. Then this only follows the job to its end, letting the destination run when it must.
+        """
+        if self._leaving is None or self._last.status in _OVER or self._told_to_run:
             return
-        session = await self._here()
-        async with asyncio.timeout(CANCEL_DEADLINE_S):
-            status = fold.status_of(await session.query("query-migrate"))
-            if status not in (JobStatus.NONE, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED):
-                await session.execute("migrate_cancel")
-            while status is not JobStatus.NONE and not status.is_final:
-                await session.woken(timeout_s=SAMPLE_S)
-                status = fold.status_of(await session.query("query-migrate"))
+        if not self._postcopy_asked:
+            await self._tell_source("migrate_cancel")
+        async with self._within("cancelling", self._source.host):
+            while self._last.status not in _OVER and not self._told_to_run:
+                self._last = await self._look(news_s=NEWS_S)
 
     async def roll_back(self) -> None:
         """End a destination that was never told to run, and only after it is gone let the source go on."""
-        if self._told_to_run:
+        if self._told_to_run or self._leaving is None:
             return
-        if self._arriving is None and self._leaving is not None:  # started, and we did not get to see it
-            self._arriving = await self._destination.process(self._spec.guest)
-        if arriving := self._arriving:
-            with contextlib.suppress(HypervisorError):  # it may be gone, or deaf: it is ended by its pid below
-                session = await self._destination.session(arriving)
-                if (await session.query("query-status")).get("running"):
-                    return  # somebody else let it run: not ours to end
-                await session.execute("quit")
-            await self._destination.drop(arriving)
-            await processes.wait_gone(self._destination.shell, arriving, signal="TERM")
-            await processes.sweep(self._destination.shell, arriving)
-            self._arriving = None
-        if self._leaving is not None and (await self._source.evidence(self._spec.guest)).sighting is not Sighting.ABSENT:
-            session = await self._here()
-            if (await session.query("query-status")).get("status") in _STANDS_FOR_MIGRATION:
-                await session.execute("cont")
+        if self._launching and not await self._end_destination():
+            return
+        if await self._destination.process(self._spec.guest) is None:
+            await self._resume_source()
+
+    async def _end_destination(self) -> bool:
+        """End it if that is safe; whether it is gone."""
+        arriving = self._arriving = await self._destination.process(self._spec.guest)
+        if arriving is None:
+            return True
+        if self._uri:  # it listened, so it may have received
+            there, here = await asyncio.gather(
+                self._destination.evidence(self._spec.guest), self._source.evidence(self._spec.guest)
+            )
+            if here.sighting not in _MAY_BE_ENDED.get(there.sighting, ()):
+                return False
+        await self._quit(self._destination, arriving)
+        return True
+
+    async def _resume_source(self) -> None:
+        """Let the source go on where this migration had stopped it."""
+        if await self._source.process(self._spec.guest) is None:
+            return
+        async with self._source.sessions.use(self._need(self._leaving)) as here, self._within("resuming", self._source.host):
+            while (state := (await here.query("query-status")).get("status")) in _STANDS_FOR_MIGRATION:
+                if state == "postmigrate":  # in finish-migrate it refuses, and settles by itself in a moment
+                    await here.execute("cont")
+                await here.woken(timeout_s=NEWS_S)
+
+    # finish and confirm
 
     async def finish(self) -> None:
         """Let the destination run, and see it run."""
-        await self._resume()
-        session = await self._destination.session(self._need(self._arriving))
-        async with asyncio.timeout(RESUME_DEADLINE_S):
-            # While it still loads, "cont" only says that it shall run when it is done: there is no event to be sure of.
-            while not (await session.query("query-status")).get("running"):  # noqa: ASYNC110
-                await asyncio.sleep(RESUME_PAUSE_S)
+        if self._seen_running:
+            return
+        async with self._destination.sessions.use(self._need(self._arriving)) as there:
+            if not self._told_to_run:
+                await self._check_let_go()
+            async with self._within("resuming", self._destination.host):
+                while True:
+                    await self._tell_to_run(there)
+                    if (await there.query("query-status")).get("running"):
+                        break
+                    # While it still loads, "cont" says that it shall run when it is done: an event tells when that is.
+                    await there.woken(timeout_s=NEWS_S)
+        self._seen_running = True
 
-    async def _resume(self) -> None:
+    async def _check_let_go(self) -> None:
+        """See that the source cannot run the guest any more.
+
+        Raises:
+            HypervisorError: it can, or does not answer: the destination is not told to run.
+        """
+        if self._last.status is JobStatus.COMPLETED:
+            return
+        seen = await self._source.evidence(self._spec.guest)
+        if seen.sighting not in _LET_GO:
+            raise HypervisorError(
+                f"{self._source.host} has not let go of {self._spec.guest} ({seen.raw}): nobody else may run it.",
+                host=self._source.host,
+            )
+
+    async def _tell_to_run(self, there: Session) -> None:
         """Tell the destination to run. From here on it may have run, whatever it answers."""
-        session = await self._destination.session(self._need(self._arriving))
         self._told_to_run = True
-        await session.execute("cont")
+        await there.execute("cont")
 
     async def confirm(self) -> None:
-        """End the source and remove what it leaves behind."""
+        """End the source and remove what it leaves behind. It is ended only when all of the guest has left it."""
         leaving = self._need(self._leaving)
+        if not self._seen_running:
+            raise HypervisorError(
+                f"{self._spec.guest} was not seen to run on {self._destination.host}: {self._source.host} keeps what it has.",
+                host=self._source.host,
+            )
         if await self._source.process(self._spec.guest) is not None:
-            session = await self._source.session(leaving)
-            if (await session.query("query-status")).get("running"):
-                raise HypervisorError(f"{self._spec.guest} runs on {self._source.host}: it is not ended.", host=self._source.host)
-            migration = await session.query("query-migrate")
-            if fold.status_of(migration) is JobStatus.COMPLETED:
+            async with self._source.sessions.use(leaving) as here:
+                migration = await here.query("query-migrate")
+                status = fold.status_of(migration)
+                if status is not JobStatus.COMPLETED:  # in post-copy it holds pages that exist nowhere else
+                    raise HypervisorError(
+                        f"{self._source.host} still holds a part of {self._spec.guest} (migration {status}): it is not ended.",
+                        host=self._source.host,
+                    )
                 self._last = fold.progress(migration, elapsed_ms=self._elapsed_ms())
-            with contextlib.suppress(AnswerNotSeen):  # it may be gone before it has answered
-                await session.execute("quit")
-        await self._source.drop(leaving)
-        await processes.wait_gone(self._source.shell, leaving)
-        await processes.sweep(self._source.shell, leaving)
+        await self._quit(self._source, leaving)
+
+    async def _quit(self, host: QemuHypervisor, process: Process) -> None:
+        """End a QEMU, see it gone, remove what it leaves. Harmless when it is gone already, also when another has its place."""
+        there = await host.process(self._spec.guest)
+        if there is not None and there.key != process.key:
+            return
+        if there is not None:
+            with contextlib.suppress(HypervisorError):  # deaf, or gone before it answered: it is ended by its pid below
+                async with host.sessions.use(process) as session:
+                    await session.execute("quit")
+                    await session.ended(timeout_s=SETTLE_DEADLINE_S)
+        await processes.see_gone(host.shell, process)
 
     async def result(self) -> Progress:
         """The source's last word."""
         return replace(self._last, ram_remaining_bytes=0) if self._last.status is JobStatus.COMPLETED else self._last
 
     async def aclose(self) -> None:
-        """Sessions belong to the hosts; the attempt itself holds nothing."""
-
-    async def _here(self) -> Session:
-        return await self._source.session(self._need(self._leaving))
+        """Let go of the sessions and of what was being looked at."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        await self._held.aclose()
 
     def _need(self, process: Process | None) -> Process:
         if process is None:
             raise HypervisorError(f"{self._spec.guest} was not prepared.", host=self._destination.host)
         return process
 
+    @contextlib.asynccontextmanager
+    async def _within(self, doing: str, host: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(SETTLE_DEADLINE_S):
+                yield
+        except TimeoutError:
+            raise AnswerNotSeen(
+                f"{doing.capitalize()} {self._spec.guest} on {host} was not done after {SETTLE_DEADLINE_S:g} s.", host=host
+            ) from None
+
     def _elapsed_ms(self) -> int:
         return round((time.monotonic() - self._began) * 1000)
-
-
-async def _machines(session: Session) -> tuple[dict[str, str], str]:
-    """The machine aliases of a QEMU and the versioned names they mean, and the versioned name of its default."""
-    answer = await session.execute("query-machines")
-    machines = [machine for machine in answer if isinstance(machine, dict)] if isinstance(answer, list) else []
-    aliases = {str(machine["alias"]): str(machine["name"]) for machine in machines if "alias" in machine}
-    default = next((str(machine["name"]) for machine in machines if machine.get("is-default")), "pc")
-    return aliases, default
-
-
-async def _listening(session: Session, host: str) -> str:
-    """The URI at which a destination listens: it chose the port itself."""
-    addresses = (await session.query("query-migrate")).get("socket-address")
-    first = addresses[0] if isinstance(addresses, list) and addresses else None
-    if not isinstance(first, dict):
-        raise HypervisorError(f"QEMU on {host} does not say where it listens.", host=host, raw=str(addresses))
-    name = str(first.get("host"))
-    return f"tcp:{f'[{name}]' if ':' in name else name}:{first.get('port')}"

@@ -40,6 +40,8 @@ GUEST_STATES: Final = {
     Sighting.POSTCOPY_PAUSED: GuestState.MIGRATING_OUT,
 }
 
+_UNDER_WAY: Final = frozenset({JobStatus.SETUP, JobStatus.ACTIVE, JobStatus.SWITCHOVER, JobStatus.CANCELLING})
+
 
 def status_of(migration: Mapping[str, object]) -> JobStatus:
     """The status in an answer of query-migrate; an empty answer is a QEMU that never migrated."""
@@ -66,6 +68,13 @@ def sighting(run_state: str, migration: Mapping[str, object], *, arrived_here: b
     if seen is Sighting.PAUSED and job in (JobStatus.ACTIVE, JobStatus.SWITCHOVER):
         return Sighting.SWITCHOVER
     return seen
+
+
+def guest_state(seen: Sighting, migration: Mapping[str, object]) -> GuestState:
+    """The same for people: a guest that runs while it is being sent is on its way."""
+    if seen is Sighting.RUNNING and status_of(migration) in _UNDER_WAY:
+        return GuestState.MIGRATING_OUT
+    return GUEST_STATES.get(seen, GuestState.UNKNOWN)
 
 
 def progress(migration: Mapping[str, object], *, elapsed_ms: int) -> Progress:

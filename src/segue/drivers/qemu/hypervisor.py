@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from segue.core import argv
@@ -12,16 +12,18 @@ from segue.core.evidence import Evidence, Sighting
 from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts
 from segue.drivers.qemu import fold, processes
 from segue.drivers.qemu.processes import Process
-from segue.drivers.qemu.session import Session
-from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError, SegueError
+from segue.drivers.qemu.session import Sessions, no_monitor
+from segue.errors import HostUnreachable, HypervisorError, SegueError
 from segue.hosts import HostShell
+from segue.hosts.shell import checked
 
 FACTS_DEADLINE_S: Final = 10.0
 
-# Two addresses are one host when they show the same kernel and, for hosts made of namespaces, the same network and processes.
+# Who shows the same processes is the same host, by whatever name or network it was reached: one boot of one kernel, one PID
+# namespace. A machine id tells less: containers and cloned machines share it.
 _FACTS: Final = r"""
-cat /proc/sys/kernel/random/boot_id; readlink /proc/self/ns/net /proc/self/ns/pid_for_children; hostname
-{ qemu-system-x86_64 --version || qemu-kvm --version || /usr/libexec/qemu-kvm --version; } 2>/dev/null | head -n 1
+cat /proc/sys/kernel/random/boot_id && readlink /proc/self/ns/pid || exit
+{ qemu-system-"$(uname -m)" --version || qemu-kvm --version || /usr/libexec/qemu-kvm --version; } 2>/dev/null | head -n 1
 """
 
 
@@ -36,8 +38,8 @@ class QemuHypervisor:
     def __init__(self, address: HostAddress, shell: HostShell) -> None:
         self.address: Final = address
         self.shell: Final = shell
-        self._sessions: dict[str, Session] = {}
-        self._connecting = asyncio.Lock()
+        self.sessions: Final = Sessions(shell)
+        self._facts: asyncio.Task[HostFacts] | None = None
 
     @property
     def host(self) -> str:
@@ -45,15 +47,21 @@ class QemuHypervisor:
         return self.address.name
 
     async def facts(self) -> HostFacts:
-        """QEMU's version, and what tells this host from others."""
-        done = await self.shell.run(["sh", "-c", _FACTS], deadline_s=FACTS_DEADLINE_S)
-        *identity, version = done.stdout.decode(errors="replace").splitlines() or [""]
-        words = version.split()
+        """QEMU's version, and what tells this host from others; asked once."""
+        if self._facts is None:
+            self._facts = asyncio.create_task(self._ask_facts())
+        return await asyncio.shield(self._facts)
+
+    async def _ask_facts(self) -> HostFacts:
+        command = ["sh", "-c", _FACTS]
+        done = checked(self.host, command, await self.shell.run(command, deadline_s=FACTS_DEADLINE_S))
+        boot, namespace, *version = done.stdout.decode(errors="replace").splitlines()
+        words = version[0].split() if version else []
         return HostFacts(
             host=self.host,
             driver=DriverKind.QEMU,
             hypervisor=f"QEMU {words[3]}" if len(words) > 3 else "QEMU (not on the PATH)",
-            identity=" ".join(identity),
+            identity=f"{boot} {namespace}",
         )
 
     async def process(self, guest: str) -> Process | None:
@@ -68,26 +76,6 @@ class QemuHypervisor:
             raise HypervisorError(f"Two QEMUs on {self.host} are called {guest}: pids {pids}.", host=self.host)
         return found[0] if found else None
 
-    async def session(self, process: Process) -> Session:
-        """The session with a QEMU's monitor, made on first use.
-
-        Raises:
-            HypervisorError: it has no monitor that we can speak to.
-        """
-        key = f"{process.pid} {process.fingerprint}"
-        async with self._connecting:
-            if key not in self._sessions:
-                path = argv.qmp_path(process.line)
-                if path is None:
-                    raise HypervisorError(_no_monitor(process), host=self.host)
-                self._sessions[key] = await Session.connect(self.shell, process.name, absolute(process, path))
-            return self._sessions[key]
-
-    async def drop(self, process: Process) -> None:
-        """Forget the session with a QEMU that ended, or that broke."""
-        if session := self._sessions.pop(f"{process.pid} {process.fingerprint}", None):
-            await session.aclose()
-
     async def guests(self) -> Sequence[Guest]:
         """All QEMUs that libvirt does not manage."""
         found = await processes.found(self.shell)
@@ -98,11 +86,12 @@ class QemuHypervisor:
         if not process.mine:
             obstacle = f"{process.name} runs as another user than the one Segue logs in as on {self.host}."
         elif argv.qmp_path(process.line) is None:
-            obstacle = _no_monitor(process)
+            obstacle = no_monitor(process)
         else:
             try:
-                seen, _ = await self._look(process)
-                state = fold.GUEST_STATES.get(seen, GuestState.UNKNOWN)
+                seen, _, migration = await self._look(process)
+                state = fold.guest_state(seen, migration)
+                obstacle = _blocked(process, migration)
             except SegueError as error:
                 obstacle = error.message
         return Guest(
@@ -115,47 +104,46 @@ class QemuHypervisor:
             obstacle=obstacle,
         )
 
-    async def _look(self, process: Process) -> tuple[Sighting, str]:
-        try:
-            session = await self.session(process)
-            status = await session.query("query-status")
-            migration = await session.query("query-migrate")
-        except AnswerNotSeen:
-            await self.drop(process)
-            raise
+    async def _look(self, process: Process) -> tuple[Sighting, str, Mapping[str, object]]:
+        """What a QEMU shows, in its own words, and its migration. The session ends with it if nobody else needs it."""
+        async with self.sessions.use(process) as session:
+            status, migration = await asyncio.gather(session.query("query-status"), session.query("query-migrate"))
         run_state = str(status.get("status"))
-        raw = f"{run_state}, migration {migration.get('status', 'none')}"
-        return fold.sighting(run_state, migration, arrived_here=process.line.has("incoming")), raw
+        raw = f"pid {process.pid}, {run_state}, migration {migration.get('status', 'none')}"
+        return fold.sighting(run_state, migration, arrived_here=process.line.has("incoming")), raw, migration
 
     async def evidence(self, guest: str) -> Evidence:
         """What the process table and the monitor show. Never raises."""
-        try:
-            process = await self.process(guest)
-            if process is None:
-                sighting, raw = Sighting.ABSENT, "no such process"
-            else:
-                sighting, raw = await self._look(process)
-        except HostUnreachable as error:
-            sighting, raw = Sighting.UNREACHABLE, error.message
-        except SegueError as error:
-            sighting, raw = Sighting.UNKNOWN, error.message
+        for _ in range(2):  # it may end while it is asked; then it is gone at the second look
+            try:
+                sighting, raw = await self._see(guest)
+                break
+            except HostUnreachable as error:
+                sighting, raw = Sighting.UNREACHABLE, error.message
+                break
+            except SegueError as error:
+                sighting, raw = Sighting.UNKNOWN, error.message
         return Evidence(host=self.host, sighting=sighting, seen_at_ms=time.monotonic_ns() // 1_000_000, raw=raw)
 
+    async def _see(self, guest: str) -> tuple[Sighting, str]:
+        process = await self.process(guest)
+        if process is None:
+            return Sighting.ABSENT, "no such process"
+        sighting, raw, _ = await self._look(process)
+        return sighting, raw
+
     async def aclose(self) -> None:
-        """Disconnect from all monitors and from the host."""
-        sessions, self._sessions = list(self._sessions.values()), {}
-        for session in sessions:
-            await session.aclose()
+        """Disconnect from all monitors and from the host. May be repeated."""
+        if self._facts is not None:
+            self._facts.cancel()
+            await asyncio.gather(self._facts, return_exceptions=True)
+        await self.sessions.aclose()
         await self.shell.aclose()
 
 
-def absolute(process: Process, path: str) -> str:
-    """A path of a QEMU, seen from anywhere."""
-    return path if path.startswith("/") else f"{process.cwd.rstrip('/')}/{path}"
-
-
-def _no_monitor(process: Process) -> str:
-    return (
-        f"{process.name} has no QMP socket, so nobody can ask it to move; next time start it with "
-        f"-qmp unix:/run/{process.name}.qmp,server=on,wait=off."
-    )
+def _blocked(process: Process, migration: Mapping[str, object]) -> str:
+    """What QEMU itself says against moving it; empty when nothing."""
+    reasons = migration.get("blocked-reasons")
+    if not isinstance(reasons, list) or not reasons:
+        return ""
+    return f"QEMU says that {process.name} cannot be moved: {'; '.join(map(str, reasons))}"

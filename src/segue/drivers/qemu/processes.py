@@ -1,53 +1,88 @@
-"""The QEMU processes of a host: found in its process table, started, waited for, ended.
+"""The QEMU processes of a host: found in its process table, started, seen gone.
 
-Nothing but ssh and a POSIX shell is needed there. libvirt's own QEMUs are left out: only libvirt may move its guests. What may
-live here: shell commands and the reading of what they print.
+Nothing but a POSIX shell is needed there. libvirt's own QEMUs are left out: only libvirt may move its guests. So are those in
+another PID namespace: they belong to a container, which is a host of its own. What may live here: shell commands and the reading
+of what they print. Each is one constant script, with everything that varies as its arguments.
 """
 
 from __future__ import annotations
 
-import base64
+import os
 import posixpath
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from segue.core import argv
 from segue.core.argv import CommandLine
 from segue.errors import HypervisorError, PrepareFailed
-from segue.hosts import Completed, HostShell
+from segue.hosts import HostShell
+from segue.hosts.shell import checked
 
 LIST_DEADLINE_S: Final = 10.0
 START_DEADLINE_S: Final = 20.0
-END_DEADLINE_S: Final = 20.0
+END_PATIENCE_S: Final = 5.0
+"""For a QEMU that was told to quit to be gone (it takes 20 ms here); then it is killed and has as long again."""
+_STEP_S: Final = 0.02
+_KINDS: Final = ("qemu-system-", "qemu-kvm", "kvm")
 
-# The first line is our uid, then one a candidate: pid, uid, and in base64 (names may hold anything but NUL) directory and words.
+# A block of hexadecimal digits a QEMU, ended by a line with a dot, so that no name can be mistaken for anything else. Its fields
+# have a NUL between them: our uid, its uid, its line of /proc/PID/stat, program, directory (and a dot, which keeps its last
+# newline); last come its words, which hold NULs themselves. The fewer commands, the faster: 3 for each QEMU.
 _LIST: Final = r"""
-id -u
-for file in $(grep -lsa qemu /proc/[0-9]*/cmdline); do
-  dir=${file%/cmdline}
-  uid=$(stat -c %u "$dir" 2>/dev/null) || continue
-  printf '%s %s %s. %s\n' "${dir#/proc/}" "$uid" "$(readlink "$dir/cwd" | base64 | tr -d '\n')" "$(base64 <"$file" | tr -d '\n')"
-done
+me=$(id -u)
+grep -lsE 'qemu|kvm' /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ pid _; do
+    [ ! -e "/proc/$pid/ns/pid" ] || [ "/proc/$pid/ns/pid" -ef /proc/self/ns/pid ] || continue
+    program=$(readlink "/proc/$pid/exe")
+    case ${program##*/} in qemu-system-* | qemu-kvm* | kvm* | '') ;; *) continue ;; esac
+    directory=$(readlink -n "/proc/$pid/cwd"; echo .)
+    stat= uid=
+    read -r stat <"/proc/$pid/stat"
+    while read -r key _ effective _; do [ "$key" = Uid: ] && uid=$effective && break; done <"/proc/$pid/status"
+    printf '%s\0' "$me" "$uid" "$stat" "$program" "$directory" | od -An -v -tx1 - "/proc/$pid/cmdline"
+    echo .
+done 2>/dev/null
+exit 0
 """
+_FIXED_FIELDS: Final = 5
 
-# Starts a QEMU in a session of its own and waits until its monitor listens, or it has ended. $1 log, $2 monitor, $3 directory.
+# Starts a QEMU in a session of its own and waits until its monitor listens, or it has ended: neither is an event that a shell
+# could wait for. $1 log, $2 monitor, $3 directory. A socket that is left over is removed, one that somebody listens on is not.
+# A shell that is not interactive leaves its background jobs in its own process group, so setsid does not fork and $! is QEMU
+# itself. Prints that and its line of /proc/PID/stat.
 _START: Final = r"""
-log=$1 monitor=$2; cd "$3" || exit 1; shift 3
-mkdir -p "$(dirname "$monitor")" "$(dirname "$log")" || exit 1
-rm -f "$monitor"
-setsid "$@" >"$log" 2>&1 </dev/null &
+log=$1 monitor=$2; cd -- "$3" || exit 1; shift 3
+while read -r _ _ _ _ _ _ _ path; do
+    [ "$path" != "$monitor" ] || { echo "somebody else listens on $monitor" >&2; exit 1; }
+done </proc/net/unix
+rm -f -- "$monitor"
+: >"$log" || exit 1
+setsid "$@" >>"$log" 2>&1 </dev/null &
+pid=$!
 until [ -S "$monitor" ]; do
-  kill -0 $! 2>/dev/null || { cat "$log" >&2; exit 1; }
-  sleep 0.02
+    stat= && { read -r stat <"/proc/$pid/stat"; } 2>/dev/null
+    case $stat in
+        '' | *') Z '*) cat -- "$log" >&2; rm -f -- "$log"; exit 1 ;;
+    esac
+    sleep 0.01
 done
+printf '%s\n%s' "$pid" "$stat"
 """
 
-# Ends a QEMU for certain. $1 pid, $2 the words it was found with, in base64: another process of that pid is not touched.
-_END: Final = r"""
-same() { [ "$(base64 </proc/$1/cmdline 2>/dev/null | tr -d '\n')" = "$2" ]; }
-[ -z "$3" ] || ! same "$1" "$2" || kill -"$3" "$1"
-while same "$1" "$2"; do sleep 0.02; done
+# $1 pid, $2 start time, $3 steps of 20 ms to wait before it is killed, then files to remove when it is gone.
+_SEE_GONE: Final = r"""
+pid=$1 started=$2 patience=$3 steps=0; shift 3
+there() {
+    stat= && { read -r stat <"/proc/$pid/stat"; } 2>/dev/null || return 1
+    set -- ${stat##*) }
+    [ "$1" != Z ] && [ "${20}" = "$started" ]
+}
+while there; do
+    steps=$((steps + 1))
+    [ "$steps" != "$patience" ] || kill -KILL "$pid"
+    [ "$steps" -lt "$((2 * patience))" ] || exit 1
+    sleep 0.02
+done
+rm -f -- "$@"
 """
 
 
@@ -57,22 +92,27 @@ class Process:
 
     Attributes:
         pid: on its host.
+        started: in clock ticks after its host's boot.
         mine: it runs as the user that we are there.
         cwd: its directory; empty where it may not be read.
         line: its command line.
-        fingerprint: its words as the host printed them, to know it again.
     """
 
     pid: int
+    started: int
     mine: bool
     cwd: str
     line: CommandLine
-    fingerprint: str
 
     @property
     def name(self) -> str:
         """The guest's name, or for a guest without one its pid in words."""
         return argv.guest_name(self.line) or f"pid{self.pid}"
+
+    @property
+    def key(self) -> str:
+        """What names this process on its host until the host's next boot: a pid alone is used again."""
+        return f"{self.pid}.{self.started}"
 
 
 async def found(shell: HostShell) -> list[Process]:
@@ -80,26 +120,29 @@ async def found(shell: HostShell) -> list[Process]:
 
     Raises:
         HostUnreachable, AnswerNotSeen: the host does not answer.
-        HypervisorError: its process table cannot be read.
+        CommandFailed: its process table cannot be read.
     """
-    done = await shell.run(["sh", "-c", _LIST], deadline_s=LIST_DEADLINE_S)
-    lines = done.stdout.decode(errors="replace").splitlines()
-    if not lines:
-        raise HypervisorError(f"The processes of {shell.name} cannot be listed.", host=shell.name, raw=_words(done))
-    return [process for process in (_read(line, uid=lines[0]) for line in lines[1:]) if process is not None]
+    script = ["sh", "-c", _LIST]
+    done = checked(shell.name, script, await shell.run(script, deadline_s=LIST_DEADLINE_S))
+    blocks = done.stdout.decode("ascii").split(".\n")[:-1]
+    return [process for block in blocks if (process := read_record(bytes.fromhex(block)))]
 
 
-def _read(line: str, *, uid: str) -> Process | None:
-    """One line of `_LIST`; ``None`` for what only looks like a QEMU, and for libvirt's."""
-    pid, owner, cwd, words64 = (*line.split(" "), "", "", "")[:4]
-    words = base64.b64decode(words64).decode(errors="surrogateescape").split("\0")[:-1]
-    if not words or not posixpath.basename(words[0]).startswith(("qemu-system-", "qemu-kvm", "kvm")):
+def read_record(record: bytes) -> Process | None:
+    """One record of the listing; ``None`` for what only looks like a QEMU, for libvirt's, and for what has gone meanwhile."""
+    fields = [os.fsdecode(field) for field in record.split(b"\0", _FIXED_FIELDS)]
+    if len(fields) <= _FIXED_FIELDS or not fields[2]:
         return None
-    command = argv.parse(words)
-    if _is_libvirts(command):
+    me, uid, stat, program, cwd, words = fields
+    command = argv.parse(words.removesuffix("\0").split("\0"))
+    if not posixpath.basename(program or command.program).startswith(_KINDS) or _is_libvirts(command):
         return None
-    directory = base64.b64decode(cwd.rstrip(".")).decode(errors="surrogateescape").removesuffix("\n")
-    return Process(pid=int(pid), mine=owner == uid, cwd=directory, line=command, fingerprint=words64)
+    return Process(pid=int(stat.split()[0]), started=_started(stat), mine=uid == me, cwd=cwd[:-1], line=command)
+
+
+def _started(stat: str) -> int:
+    """The start time in a line of /proc/PID/stat: field 22 (proc(5)); the name in it may hold anything, field 3 follows."""
+    return int(stat.rpartition(")")[2].split()[22 - 3])
 
 
 def _is_libvirts(command: CommandLine) -> bool:
@@ -107,44 +150,55 @@ def _is_libvirts(command: CommandLine) -> bool:
     return any(argv.get(value, "id") == "charmonitor" for value in command.all("chardev"))
 
 
-async def start(shell: HostShell, command: CommandLine, *, cwd: str, monitor: str) -> None:
+async def start(shell: HostShell, command: CommandLine, *, cwd: str, monitor: str) -> Process:
     """Start a QEMU in a session of its own, and wait until its monitor listens. Its output is kept beside the monitor.
 
     Raises:
         PrepareFailed: it ended at once; with its own words.
+        HostUnreachable, AnswerNotSeen: it may or may not have been started.
     """
-    script = ["sh", "-c", _START, "sh", log_of(monitor), monitor, cwd or "/", *command.words()]
+    cwd = cwd or "/"
+    script = ["sh", "-c", _START, "sh", log_of(monitor), monitor, cwd, *command.words()]
     done = await shell.run(script, deadline_s=START_DEADLINE_S)
     if done.status:
         raise PrepareFailed(
-            f"QEMU does not start on {shell.name}: {_words(done)}",
-            hint=f"It was started with the guest's own command line; what it needs must be on {shell.name} too.",
+            f"QEMU does not start on {shell.name}: {done.complaint or f'status {done.status}, and it said nothing'}",
+            hint=f"{shell.name} must have all that the guest's command line names, at the same paths.",
         )
+    pid, stat = os.fsdecode(done.stdout).split("\n", 1)
+    return Process(pid=int(pid), started=_started(stat), mine=True, cwd=cwd, line=command)
 
 
-async def wait_gone(shell: HostShell, process: Process, *, signal: str = "") -> None:
-    """Wait until a QEMU has ended, after a signal if one is given; another process of its pid is not touched.
+async def last_words(shell: HostShell, process: Process) -> str:
+    """The end of what a QEMU wrote that Segue started; empty when there is nothing to read."""
+    monitor = argv.qmp_path(process.line)
+    log = posixpath.join(process.cwd or "/", log_of(monitor or ""))
+    done = await shell.run(["tail", "-n", "3", "--", log], deadline_s=LIST_DEADLINE_S)
+    return os.fsdecode(done.stdout).strip()
+
+
+async def see_gone(shell: HostShell, process: Process) -> None:
+    """Wait until a QEMU that was told to quit is gone, kill it when it stays, and remove the files it leaves behind.
 
     Raises:
-        AnswerNotSeen: it is still there at the deadline.
+        HypervisorError: it is still there, even after it was killed.
+        HostUnreachable, AnswerNotSeen: the host does not answer.
     """
-    await shell.run(["sh", "-c", _END, "sh", str(process.pid), process.fingerprint, signal], deadline_s=END_DEADLINE_S)
-
-
-async def sweep(shell: HostShell, process: Process) -> None:
-    """Remove the sockets and the pidfile that an ended QEMU left behind."""
     monitor = argv.qmp_path(process.line)
     leftovers = [*([monitor, log_of(monitor)] if monitor else []), *process.line.all("pidfile")]
     paths = [posixpath.join(process.cwd or "/", path) for path in leftovers]
-    if paths:
-        await shell.run(["rm", "-f", "--", *paths], deadline_s=LIST_DEADLINE_S)
+    steps = str(round(END_PATIENCE_S / _STEP_S))
+    script = ["sh", "-c", _SEE_GONE, "sh", str(process.pid), str(process.started), steps, *paths]
+    done = await shell.run(script, deadline_s=4 * END_PATIENCE_S)
+    if done.status:
+        raise HypervisorError(
+            f"QEMU of {process.name} on {shell.name} (pid {process.pid}) does not end, even when it is killed.",
+            host=shell.name,
+            raw=done.complaint,
+            hint="It waits for something in the kernel, mostly for storage that does not answer.",
+        )
 
 
 def log_of(monitor: str) -> str:
     """Where the output of a QEMU is kept that Segue started."""
     return f"{monitor}.log"
-
-
-def _words(done: Completed) -> str:
-    said: Sequence[str] = done.stderr.decode(errors="replace").strip().splitlines()
-    return said[-1] if said else f"status {done.status}, and it said nothing"

@@ -1,7 +1,8 @@
 """A QMP session with one QEMU: commands with deadlines, events, and errors in our words.
 
 A monitor's socket serves one client at a time (QEMU, chardev/char-socket.c): a second one connects and hears nothing until the
-first leaves. So a session is made once per QEMU and shared, and a greeting that does not come means that somebody else is in.
+first leaves. So a session is shared by all who need it and ends with the last of them (`Sessions`), and a greeting that does not
+come means that somebody else is in.
 What may live here: the thin layer over QEMU's own qemu.qmp.
 """
 
@@ -9,13 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
-from typing import Final, Self
+import logging
+import posixpath
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self
 
-from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, ExecuteError, QMPClient, QMPError, StateError
+from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
 
+from segue.core import argv
+from segue.drivers.qemu.processes import Process
 from segue.errors import AnswerNotSeen, HypervisorError
 from segue.hosts import HostShell
+
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())  # it would write to stderr; what matters is in our errors
 
 GREETING_DEADLINE_S: Final = 3.0
 COMMAND_DEADLINE_S: Final = 10.0
@@ -35,8 +43,6 @@ class Session:
         self._host = host
         self._guest = guest
         self._client = client
-        self.events: Final = EventListener(("MIGRATION", "MIGRATION_PASS"))
-        client.register_listener(self.events)
 
     @classmethod
     async def connect(cls, shell: HostShell, guest: str, path: str) -> Self:
@@ -103,11 +109,32 @@ class Session:
         return answer if isinstance(answer, dict) else {}
 
     async def woken(self, *, timeout_s: float) -> None:
-        """Wait for an event about migration, at most so long; events that piled up count as one."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self.events.get()
-        self.events.clear()
+        """Wait for an event, or the end, at most so long; events that piled up count as one."""
+        event = asyncio.create_task(self._client.events.get())
+        await self._any([event, asyncio.create_task(self._over())], timeout_s)
+        self._client.events.clear()
+
+    async def ended(self, *, timeout_s: float) -> bool:
+        """Wait until QEMU closes the session, as it does when it ends; whether it has, after so long."""
+        await self._any([asyncio.create_task(self._over())], timeout_s)
+        return not self.is_open
+
+    @property
+    def is_open(self) -> bool:
+        """Whether commands can still be answered, as far as is known."""
+        return self._client.runstate is Runstate.RUNNING
+
+    async def _over(self) -> None:
+        while self.is_open:
+            await self._client.runstate_changed()
+
+    async def _any(self, tasks: list[asyncio.Task[Any]], timeout_s: float) -> None:
+        try:
+            await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def aclose(self) -> None:
         """Disconnect. May be repeated."""
@@ -122,3 +149,84 @@ async def _discard(client: QMPClient) -> None:
 def _words(error: ExecuteError) -> str:
     """What QEMU says, without the full stop that some of its messages have."""
     return str(error).rstrip(".")
+
+
+class _Shared:
+    """One session, on its way or open, and how many use it."""
+
+    def __init__(self, opening: asyncio.Task[Session]) -> None:
+        self.opening = opening
+        self.users = 0
+
+    @property
+    def is_dead(self) -> bool:
+        """Nobody can use it any more."""
+        if not self.opening.done():
+            return False
+        return self.opening.cancelled() or self.opening.exception() is not None or not self.opening.result().is_open
+
+    async def aclose(self) -> None:
+        """End it, whatever it has got to."""
+        self.opening.cancel()
+        await asyncio.gather(self.opening, return_exceptions=True)
+        if not self.opening.cancelled() and self.opening.exception() is None:
+            await self.opening.result().aclose()
+
+
+class Sessions:
+    """The sessions that one connection to a host has open: at most one with each QEMU, shared.
+
+    Args:
+        shell: the way to the host.
+    """
+
+    def __init__(self, shell: HostShell) -> None:
+        self._shell = shell
+        self._open: dict[str, _Shared] = {}
+
+    @asynccontextmanager
+    async def use(self, process: Process) -> AsyncIterator[Session]:
+        """The session with that QEMU for as long as it is needed; the last one to leave ends it.
+
+        Raises:
+            HypervisorError: it has no monitor that we can speak to.
+            HostUnreachable: the host is lost.
+        """
+        key = process.key
+        shared = self._open.get(key)
+        if shared is None or shared.is_dead:
+            shared = self._open[key] = _Shared(asyncio.create_task(self._connect(process)))
+        shared.users += 1
+        try:
+            yield await asyncio.shield(shared.opening)
+        finally:
+            shared.users -= 1
+            if not shared.users:
+                if self._open.get(key) is shared:
+                    del self._open[key]
+                await shared.aclose()
+
+    async def _connect(self, process: Process) -> Session:
+        path = argv.qmp_path(process.line)
+        if path is None:
+            raise HypervisorError(no_monitor(process), host=self._shell.name)
+        return await Session.connect(self._shell, process.name, absolute(process, path))
+
+    async def aclose(self) -> None:
+        """End every session."""
+        open_now = list(self._open.values())
+        self._open.clear()
+        await asyncio.gather(*(shared.aclose() for shared in open_now))
+
+
+def absolute(process: Process, path: str) -> str:
+    """A path of a QEMU, seen from anywhere."""
+    return posixpath.join(process.cwd or "/", path)
+
+
+def no_monitor(process: Process) -> str:
+    """What to say about a guest that nobody can ask to move."""
+    return (
+        f"{process.name} has no QMP socket, so nobody can ask it to move; next time start it with "
+        f"-qmp unix:/run/{process.name}.qmp,server=on,wait=off."
+    )
