@@ -60,14 +60,20 @@ class History:
     improved_ms: int = 0
 
 
-def observe(history: History, sample: Progress) -> History:
-    """Take one more sample into the history. Samples outside pre-copy change nothing."""
+def observe(history: History, sample: Progress, limits: Limits) -> History:
+    """Take one more sample into the history. Samples outside pre-copy change nothing.
+
+    An iteration that was seen to begin with less than fits into the allowed downtime was seen too late (a busy hypervisor is slow
+    to answer): QEMU would have switched over. It counts neither as progress nor as a stall.
+    """
     if sample.status is not JobStatus.ACTIVE or sample.iteration < 1:
         return history
     if sample.iteration <= history.iteration:
         return replace(history, left_bytes=max(history.left_bytes, sample.ram_remaining_bytes))
     begun = replace(history, iteration=sample.iteration, left_bytes=sample.ram_remaining_bytes)
-    if history.iteration <= 1:  # the first iteration carries all memory: what was left then says nothing about dirtying
+    fits = sample.throughput_bps * limits.max_downtime_ms // 1000
+    # The first iteration carries all memory: what was left then says nothing about dirtying.
+    if history.iteration <= 1 or history.left_bytes < fits * (1 - PROGRESS_MARGIN):
         return begun
     if history.best_bytes is None or history.left_bytes < history.best_bytes * (1 - PROGRESS_MARGIN):
         return replace(begun, best_bytes=history.left_bytes, stalled=0, improved_ms=sample.elapsed_ms)

@@ -139,7 +139,7 @@ class Runner:
 
     def _take(self, sample: Progress) -> None:
         self._last = sample
-        self._history = convergence.observe(self._history, sample)
+        self._history = convergence.observe(self._history, sample, self._spec.limits)
         self._report(sample)
 
     def _fact_of(self, sample: Progress) -> Fact | None:

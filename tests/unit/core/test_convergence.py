@@ -50,7 +50,7 @@ def observed(*left_mib: int) -> History:
     for iteration, left in enumerate(left_mib, start=1):
         for share in (1.0, 0.4, 0.02):
             look = sample(elapsed_ms=iteration * 1000, iteration=iteration, ram_remaining_bytes=round(left * share * MIB))
-            history = observe(history, look)
+            history = observe(history, look, Limits(max_downtime_ms=1))
     return history
 
 
@@ -80,7 +80,7 @@ def test_outside_precopy_nothing_is_learned_and_nothing_is_steered(status):
     stalled = History(iteration=9, left_bytes=MIB, best_bytes=MIB, stalled=9)
     look = sample(status=status, iteration=12)
     limits = Limits(postcopy=True, within_ms=1)
-    assert observe(stalled, look) == stalled
+    assert observe(stalled, look, limits) == stalled
     assert decide(stalled, look, limits)[0] is Decision.CONTINUE
 
 
@@ -99,6 +99,14 @@ def test_a_stall_without_postcopy_goes_on_until_the_deadline():
     decision, reason = decide(stalled, sample(elapsed_ms=60_000), limits)
     assert decision is Decision.GIVE_UP
     assert "1 min 00 s" in reason
+
+
+def test_an_iteration_that_was_seen_too_late_counts_for_nothing():
+    seen = History()
+    for iteration, left_mib in enumerate((1024, 500, 20, 450, 1), start=1):  # 33 MiB fit into 300 ms
+        look = sample(iteration=iteration, ram_remaining_bytes=left_mib * MIB)
+        seen = observe(seen, look, Limits(max_downtime_ms=300))
+    assert (seen.best_bytes, seen.stalled) == (450 * MIB, 0)
 
 
 def test_iterations_of_milliseconds_are_no_stall_before_some_time_has_passed():
@@ -154,7 +162,7 @@ def steered(samples: Iterator[Progress], limits: Limits) -> tuple[Decision, Prog
     history = History()
     last = sample()
     for last in samples:
-        history = observe(history, last)
+        history = observe(history, last, limits)
         decision, _ = decide(history, last, limits)
         if decision is not Decision.CONTINUE:
             return decision, last
