@@ -112,8 +112,6 @@ def test_memory_errors_are_told() -> None:
 
 
 def probing(outages_ms: Iterable[tuple[int, int]], *, skipped_ms: tuple[int, int] = (0, 0)) -> list[Probe]:
-    legs = [ticking("alpha", range(30)), ticking("beta", range(30, 60), at_ms=310), ticking("alpha", range(60, 95), at_ms=620)]
-    report = judged([tick for leg in legs for tick in leg])
     probes = []
     for at in range(0, 1000, 5):
         if skipped_ms[0] <= at < skipped_ms[1]:
