@@ -3,9 +3,9 @@
     ./run bench overhead [--pairs 10]
 
 Whole processes by the wall clock, alternating within each round, so that a drift of the machine hits all alike: `virsh migrate
---live --persistent --undefinesource`; `segue migrate` with the same two URIs; `segue migrate` with names from segue.toml, which has
-to find the guest on every host, libvirt's and bare ones, first. Prints medians, the spread, and the difference to virsh round by
-round; `segue --help` beside them.
+--live --persistent --undefinesource`; `segue migrate` with the same two URIs; `segue migrate` with names from segue.toml, which
+has to find the guest on every host, libvirt's and bare ones, first. Prints medians, the spread, and the difference to virsh
+round by round; `segue --help` beside them.
 """
 
 from __future__ import annotations
