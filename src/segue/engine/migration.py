@@ -117,6 +117,8 @@ class Migration:
         if self._runner is not None:
             return self._runner.cancel()
         self._cancelled_early = True
+        if self._task is not None:
+            self._task.cancel()  # it only looks: whatever host it waits for, nothing has to be undone
         return True
 
     def _start(self) -> asyncio.Task[Outcome]:
@@ -132,11 +134,18 @@ class Migration:
 
     async def _run(self) -> Outcome:
         try:
-            async with Inventory(self._driver) as inventory:
-                self.outcome = await self._move(inventory)
-                return self.outcome
+            try:
+                if self._cancelled_early:
+                    raise asyncio.CancelledError
+                async with Inventory(self._driver) as inventory:
+                    self.outcome = await self._move(inventory)
+                    return self.outcome
+            except asyncio.CancelledError:
+                if not self._cancelled_early:
+                    raise
+                raise MigrationCancelled("Cancelled before anything was touched.", guest_at="it is where it was") from None
         except SegueError as error:
-            self.outcome = self._refused(error)
+            self.outcome = self._ended_early(error)
             raise
         finally:
             self._events.put_nowait(None)
@@ -158,8 +167,6 @@ class Migration:
         attempt = self._driver(spec.driver).attempt(spec, found.hypervisor, there)
         async with aclosing(attempt):
             self._runner = Runner(spec, attempt, found.hypervisor, there, now_ms=monotonic_ms, report=self._events.put_nowait)
-            if self._cancelled_early:
-                self._runner.cancel()
             return await self._runner.run()
 
     async def _look(self, inventory: Inventory) -> tuple[Found, HostAddress]:
@@ -182,7 +189,7 @@ class Migration:
             await asyncio.gather(*ahead, return_exceptions=True)
         return found, _counterpart(found, request.destination, there)
 
-    def _refused(self, error: SegueError) -> Outcome:
+    def _ended_early(self, error: SegueError) -> Outcome:
         """The outcome of a migration that never began: what is known of it, and why."""
         request = self.request
         return Outcome(
@@ -193,7 +200,7 @@ class Migration:
             driver=None,
             control=request.control,
             transport=request.transport,
-            outcome=OutcomeKind.REFUSED,
+            outcome=OutcomeKind.CANCELLED if isinstance(error, MigrationCancelled) else OutcomeKind.REFUSED,
             owner="",
             phase=State.BEGIN,
             total_ms=0,
