@@ -123,9 +123,17 @@ def write_host(layout: Layout, host: str, hosts: Iterable[str]) -> None:
     }.items():
         (etc / path).unlink(missing_ok=True)  # a copied link must not be written through
         (etc / path).write_text(text, encoding="utf-8")
+    _log_in_with_sh(etc / "passwd")
     keys = layout.client_key.parent
     shutil.copy2(keys / host, etc / "ssh/host_ed25519")
     shutil.copy2(layout.client_key.with_suffix(".pub"), etc / "ssh/authorized_keys")
+
+
+def _log_in_with_sh(passwd: Path) -> None:
+    """Give root a plain sh: a bash that sshd starts reads the user's own ~/.bashrc, which may take its time or wait for ever."""
+    entries = passwd.read_text(encoding="utf-8").splitlines()
+    own = [entry.rpartition(":")[0] + ":/bin/sh" if entry.startswith("root:") else entry for entry in entries]
+    passwd.write_text("".join(f"{entry}\n" for entry in own), encoding="utf-8")
 
 
 def _skip(directory: str, names: list[str]) -> set[str]:
