@@ -32,6 +32,8 @@ _AUTHENTICATION: Final = ("gssapi-keyex", "gssapi-with-mic", "hostbased", "publi
 # sshd hands the command to the user's login shell, whatever that is. So the command is three plain words, and ours goes to a
 # POSIX sh on stdin, quoted: there `shlex` is right, and the words may be longer than one argument may be.
 _SH: Final = "exec /bin/sh -s"
+# A login shell may read files first that print (bash reads ~/.bashrc when sshd starts it): output counts from this mark on.
+_MARK: Final = b"--- segue ---\n"
 _CHUNK: Final = 65536
 
 
@@ -101,7 +103,8 @@ class SshShell:
         """Run a command in a channel of its own. See `HostShell.run`."""
         import asyncssh
 
-        script = os.fsencode(f"exec {shlex.join(argv)} </dev/null\n")
+        mark = shlex.quote(_MARK.decode().rstrip())
+        script = os.fsencode(f"echo {mark}; echo {mark} >&2; exec {shlex.join(argv)} </dev/null\n")
         try:
             async with asyncio.timeout(deadline_s), self._connection.create_process(_SH, encoding=None) as process:
                 stdout, stderr = await process.communicate(script)
@@ -113,7 +116,8 @@ class SshShell:
         status = process.returncode
         if status is None:
             raise self._lost(None)
-        return Completed(status=status if status >= 0 else 128 - status, stdout=bytes(stdout or b""), stderr=bytes(stderr or b""))
+        status = status if status >= 0 else 128 - status
+        return Completed(status=status, stdout=_after_mark(stdout), stderr=_after_mark(stderr))
 
     async def read_file(self, path: str, *, deadline_s: float) -> bytes:
         """All of a file. See `HostShell.read_file`."""
@@ -169,6 +173,11 @@ class SshShell:
             host=self._name,
             hint="Look at the network and at the host.",
         )
+
+
+def _after_mark(output: bytes | None) -> bytes:
+    """What the command itself wrote."""
+    return (output or b"").partition(_MARK)[2]
 
 
 async def _bridge(
