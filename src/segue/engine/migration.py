@@ -134,21 +134,27 @@ class Migration:
 
     async def _run(self) -> Outcome:
         try:
-            try:
-                if self._cancelled_early:
-                    raise asyncio.CancelledError
-                async with Inventory(self._driver) as inventory:
-                    self.outcome = await self._move(inventory)
-                    return self.outcome
-            except asyncio.CancelledError:
-                if not self._cancelled_early:
-                    raise
-                raise MigrationCancelled("Cancelled before anything was touched.", guest_at="it is where it was") from None
+            self.outcome = await self._unless_cancelled_early()
         except SegueError as error:
             self.outcome = self._ended_early(error)
             raise
+        else:
+            return self.outcome
         finally:
             self._events.put_nowait(None)
+
+    async def _unless_cancelled_early(self) -> Outcome:
+        """Look and move; a cancel that comes while it only looks ends the looking at once."""
+        cancelled = MigrationCancelled("Cancelled before anything was touched.", guest_at="it is where it was")
+        if self._cancelled_early:
+            raise cancelled
+        try:
+            async with Inventory(self._driver) as inventory:
+                return await self._move(inventory)
+        except asyncio.CancelledError:
+            if self._cancelled_early:
+                raise cancelled from None
+            raise
 
     async def _move(self, inventory: Inventory) -> Outcome:
         found, destination = await self._look(inventory)
