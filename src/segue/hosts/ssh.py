@@ -191,11 +191,11 @@ async def _bridge(
     try:
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        near_writer.close()  # before anything that can be cancelled once more
+        far_writer.close()
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
-        near_writer.close()
-        far_writer.close()
 
 
 async def _carry(
