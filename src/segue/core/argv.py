@@ -144,13 +144,21 @@ def uuid(line: CommandLine) -> str:
 def qmp_path(line: CommandLine) -> str | None:
     """The unix socket of a QMP monitor that listens: ``-qmp unix:…``, or ``-mon`` in control mode on a socket ``-chardev``."""
     for value in line.all("qmp", "qmp-pretty"):
-        if value.startswith("unix:"):
-            return split_list(value.removeprefix("unix:"))[0][1]
+        if value.startswith("unix:") and (path := _listening_path(value.removeprefix("unix:"))):
+            return path
     chardevs = {get(value, "id"): value for value in line.all("chardev") if split_list(value)[0][1] == "socket"}
     for value in line.all("mon"):
-        if get(value, "mode") == "control" and (path := get(chardevs.get(get(value, "chardev", first=True), ""), "path")):
-            return path
+        if get(value, "mode") == "control":
+            path = _listening_path(chardevs.get(get(value, "chardev", first=True), ""))
+            if path:
+                return path
     return None
+
+
+def _listening_path(value: str) -> str | None:
+    """The path of a socket that QEMU listens on; one that it connects to serves somebody else."""
+    listens = get(value, "server") in ("on", "yes") or ("", "server") in split_list(value)
+    return get(value, "path", first=value[:7] != "socket,") if listens else None
 
 
 def memory_bytes(line: CommandLine) -> int | None:
@@ -176,16 +184,25 @@ def for_destination(line: CommandLine, *, aliases: Mapping[str, str], default_ma
     Raises:
         Unsupported: it runs with ``-snapshot``: what it wrote is in files that are gone when it ends.
     """
-    if line.has("snapshot"):
+    refuse_snapshot(line)
+    kept = [option for option in line.options if option.name not in ("S", "incoming", "daemonize", "loadvm")]
+    pinned = [_pin(option, aliases) for option in kept]
+    if not any(option.name in ("machine", "M") for option in pinned):
+        pinned.append(Option(name="machine", value=f"type={default_machine}"))
+    return CommandLine(program=line.program, options=(*pinned, Option(name="S"), Option(name="incoming", value="defer")))
+
+
+def refuse_snapshot(line: CommandLine) -> None:
+    """Refuse a guest that writes to temporary files, which no other host can see.
+
+    Raises:
+        Unsupported: all of its disks (``-snapshot``) or one of them (``-drive snapshot=on``).
+    """
+    if line.has("snapshot") or any(get(value, "snapshot") in ("on", "yes") for value in line.all("drive")):
         raise Unsupported(
             "The guest runs with -snapshot: what it has written to its disks exists on its host only, in files without a name.",
             hint="Commit the snapshot in its monitor ('commit all') and start it without -snapshot.",
         )
-    kept = [option for option in line.options if option.name not in ("S", "incoming", "daemonize")]
-    pinned = [_pin(option, aliases) for option in kept]
-    if not any(option.name in ("machine", "M") for option in pinned):
-        pinned.append(Option(name="machine", value=default_machine))
-    return CommandLine(program=line.program, options=(*pinned, Option(name="S"), Option(name="incoming", value="defer")))
 
 
 def _pin(option: Option, aliases: Mapping[str, str]) -> Option:
@@ -197,6 +214,17 @@ def _pin(option: Option, aliases: Mapping[str, str]) -> Option:
             pairs[0] = ("type", pairs[0][1])
         pinned = [(key, aliases.get(text, text) if key == "type" else text) for key, text in pairs]
         return replace(option, value=join_list(pinned))
-    if option.name == "chardev" and option.value.startswith("file,") and get(option.value, "append") is None:
-        return replace(option, value=f"{option.value},append=on")
+    if option.name == "chardev":
+        return replace(option, value=_appending(option.value))
     return option
+
+
+def _appending(value: str) -> str:
+    """A character device that empties no file: its own (``file,path=…``), or the log of what goes through it (``logfile=…``)."""
+    wanted = {"append"} if value.startswith("file,") else set()
+    wanted |= {"logappend"} if get(value, "logfile") else set()
+    wanted = {key for key in wanted if get(value, key) != "on"}
+    if not wanted:
+        return value
+    kept = [pair for pair in split_list(value) if pair[0] not in wanted]
+    return join_list([*kept, *((key, "on") for key in sorted(wanted))])

@@ -13,7 +13,7 @@ from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFac
 from segue.drivers.qemu import fold, processes
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Sessions, no_monitor
-from segue.errors import HostUnreachable, HypervisorError, SegueError
+from segue.errors import HostUnreachable, HypervisorError, RefusedError, SegueError
 from segue.hosts import HostShell
 from segue.hosts.shell import checked
 
@@ -82,18 +82,14 @@ class QemuHypervisor:
         return sorted(await asyncio.gather(*(self._guest(process) for process in found)), key=lambda guest: guest.name)
 
     async def _guest(self, process: Process) -> Guest:
-        state, obstacle = GuestState.UNKNOWN, ""
-        if not process.mine:
-            obstacle = f"{process.name} runs as another user than the one Segue logs in as on {self.host}."
-        elif argv.qmp_path(process.line) is None:
-            obstacle = no_monitor(process)
-        else:
+        state, obstacle = GuestState.UNKNOWN, self._obstacle(process)
+        if process.mine and argv.qmp_path(process.line) is not None:
             try:
                 seen, _, migration = await self._look(process)
                 state = fold.guest_state(seen, migration)
-                obstacle = _blocked(process, migration)
+                obstacle = obstacle or _blocked(process, migration)
             except SegueError as error:
-                obstacle = error.message
+                obstacle = obstacle or str(error)
         return Guest(
             name=process.name,
             uuid=argv.uuid(process.line),
@@ -103,6 +99,20 @@ class QemuHypervisor:
             memory_bytes=argv.memory_bytes(process.line),
             obstacle=obstacle,
         )
+
+    def _obstacle(self, process: Process) -> str:
+        """What the process alone says against moving it; empty when nothing."""
+        if not process.mine:
+            return f"{process.name} runs as another user than the one Segue logs in as on {self.host}."
+        if argv.qmp_path(process.line) is None:
+            return no_monitor(process)
+        if not argv.guest_name(process.line):
+            return f"{process.name} has no name to be known by on both hosts; next time start it with -name guest=NAME."
+        try:
+            argv.refuse_snapshot(process.line)
+        except RefusedError as error:
+            return str(error)
+        return ""
 
     async def _look(self, process: Process) -> tuple[Sighting, str, Mapping[str, object]]:
         """What a QEMU shows, in its own words, and its migration. The session ends with it if nobody else needs it."""
