@@ -1,0 +1,184 @@
+"""Both ways to a host keep the same promises: this machine, and a real sshd's protocol in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from segue.core.model import DriverKind, HostAddress
+from segue.errors import AnswerNotSeen, CommandFailed, HostUnreachable, HypervisorError, UsageError
+from segue.hosts import HostShell, LocalShell, SshShell, SshTarget
+from segue.hosts.reach import ssh_target
+
+ODD = ["a b", "it's", '"$HOME"', "$(touch /tmp/no)", "`id`", "two\nlines", "; exit 9", "*", "", "ünï", "\udcff", "-n"]
+
+
+class Server(asyncssh.SSHServer):
+    """Lets its one key in, and opens unix sockets."""
+
+    def unix_connection_requested(self, _dest_path: str) -> bool:
+        return True
+
+
+async def execute(process: asyncssh.SSHServerProcess[bytes]) -> None:
+    """Run the command as sshd does, through a login shell whose own files print."""
+    login = f"echo 'Welcome!'; echo 'Mind the gap' >&2; {process.command}"
+    child = await asyncio.create_subprocess_shell(
+        login, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    stdout, stderr = await child.communicate(await process.stdin.read())
+    process.stdout.write(stdout)
+    process.stderr.write(stderr)
+    process.exit(child.returncode or 0)
+
+
+@pytest.fixture
+async def target(tmp_path: Path) -> AsyncIterator[SshTarget]:
+    key, host_key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    key.write_private_key(str(tmp_path / "id"))
+    (tmp_path / "authorized").write_bytes(key.export_public_key())
+    server = await asyncssh.create_server(
+        Server,
+        "127.0.0.1",
+        0,
+        server_host_keys=[host_key],
+        authorized_client_keys=str(tmp_path / "authorized"),
+        process_factory=execute,
+        encoding=None,
+    )
+    port = server.get_port()
+    (tmp_path / "known").write_bytes(f"[127.0.0.1]:{port} ".encode() + host_key.export_public_key())
+    yield SshTarget(host="127.0.0.1", port=port, user="root", identity=str(tmp_path / "id"), known_hosts=str(tmp_path / "known"))
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.fixture(params=["local", "ssh"])
+async def shell(request: pytest.FixtureRequest, target: SshTarget) -> AsyncIterator[HostShell]:
+    found: HostShell = LocalShell("h") if request.param == "local" else await SshShell.connect("h", target, deadline_s=5)
+    yield found
+    await found.aclose()
+    await found.aclose()
+
+
+async def test_no_word_is_interpreted(shell: HostShell):
+    done = await shell.run(["printf", "%s\\0", *ODD], deadline_s=5)
+    assert [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]] == ODD
+    assert done.status == 0
+
+
+async def test_status_and_both_outputs_are_the_commands_own(shell: HostShell):
+    done = await shell.run(["sh", "-c", "echo out; echo err >&2; exit 7"], deadline_s=5)
+    assert (done.status, done.stdout, done.complaint) == (7, b"out\n", "err")
+
+
+async def test_there_is_nothing_to_read(shell: HostShell):
+    assert (await shell.run(["cat"], deadline_s=5)).stdout == b""
+
+
+async def test_several_commands_at_once(shell: HostShell):
+    done = await asyncio.gather(*(shell.run(["echo", str(number)], deadline_s=5) for number in range(5)))
+    assert [one.stdout for one in done] == [f"{number}\n".encode() for number in range(5)]
+
+
+async def test_files_are_read_or_said_to_be_unreadable(shell: HostShell, tmp_path: Path):
+    (tmp_path / "it's").write_bytes(b"\0\xff")
+    assert await shell.read_file(str(tmp_path / "it's"), deadline_s=5) == b"\0\xff"
+    with pytest.raises(CommandFailed, match="none"):
+        await shell.read_file(str(tmp_path / "none"), deadline_s=5)
+
+
+async def test_a_unix_socket_is_carried_both_ways_and_closed(shell: HostShell, tmp_path: Path):
+    ended = asyncio.Event()
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            writer.write(line.upper())
+        ended.set()
+        writer.close()
+
+    server = await asyncio.start_unix_server(echo, str(tmp_path / "s"))
+    reader, writer = await asyncio.open_connection(sock=await shell.open_unix(str(tmp_path / "s"), deadline_s=5))
+    writer.write(b"hello\n")
+    async with asyncio.timeout(5):
+        assert await reader.readline() == b"HELLO\n"
+        writer.close()
+        await ended.wait()
+    server.close()
+
+
+async def test_a_socket_that_is_not_there_is_named(shell: HostShell, tmp_path: Path):
+    with pytest.raises(HypervisorError, match=str(tmp_path / "none")):
+        await shell.open_unix(str(tmp_path / "none"), deadline_s=5)
+
+
+async def test_a_command_that_takes_too_long_is_let_go_of():
+    with pytest.raises(AnswerNotSeen, match=r"0\.05 s"):
+        await LocalShell("h").run(["sleep", "60"], deadline_s=0.05)
+
+
+async def refused(target: SshTarget, **changes: object) -> HostUnreachable:
+    fields = {name: getattr(target, name) for name in ("host", "user", "port", "identity", "known_hosts")}
+    with pytest.raises(HostUnreachable) as caught:
+        await SshShell.connect("h", SshTarget(**{**fields, **changes}), deadline_s=0.5)
+    return caught.value
+
+
+async def test_an_unknown_host_key_is_not_trusted(target: SshTarget, tmp_path: Path):
+    (tmp_path / "empty").touch()
+    assert "is not known" in (await refused(target, known_hosts=str(tmp_path / "empty"))).message
+
+
+async def test_a_changed_host_key_is_not_trusted(target: SshTarget):
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key()
+    Path(target.known_hosts).write_bytes(f"[127.0.0.1]:{target.port} ".encode() + other)
+    error = await refused(target)
+    assert "is not the one" in error.message
+    assert "ssh-keygen -R" in error.hint
+
+
+async def test_a_key_that_is_not_accepted(target: SshTarget, tmp_path: Path):
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(tmp_path / "other"))
+    assert "no key" in (await refused(target, identity=str(tmp_path / "other"))).message
+
+
+async def test_nobody_listens(target: SshTarget):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        assert "refused" in (await refused(target, port=taken.getsockname()[1])).message
+
+
+async def test_nobody_answers(target: SshTarget):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        assert "no answer within 0.5 s" in (await refused(target, port=silent.getsockname()[1])).message
+
+
+async def test_no_such_host(target: SshTarget):
+    assert "no such host" in (await refused(target, host="nowhere.invalid")).message
+
+
+def address(uri: str) -> HostAddress:
+    return HostAddress(name="h", uri=uri, driver=DriverKind.QEMU)
+
+
+def test_who_is_meant_by_a_uri():
+    assert ssh_target(address("qmp:///")) is None
+    assert ssh_target(address("qmp+ssh://beta/")) == SshTarget(host="beta")
+    assert ssh_target(address("qmp+ssh://a%40b@[fe80::1]:22")) == SshTarget(host="fe80::1", user="a@b", port=22)
+
+
+@pytest.mark.parametrize(
+    "uri", ["qmp+ssh:///", "qmp://beta/", "qmp+ssh://u:secret@beta/", "qmp+ssh://b:x/", "qmp+ssh://b/system"]
+)
+def test_a_uri_that_cannot_be_is_said_so_without_its_password(uri):
+    with pytest.raises(UsageError) as caught:
+        ssh_target(address(uri))
+    assert "secret" not in str(caught.value)
