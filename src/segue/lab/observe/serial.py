@@ -38,6 +38,10 @@ class SerialLines:
         """Take what is there already as said before any window, and follow from here."""
         for host in self._logs:
             self._look(host, at_ns=0)
+        speaking = max(self._logs, key=self._last_spoke_ns)
+        for host in self._logs:
+            if host != speaking:  # torn by a move long ago
+                self._torn[host] = b""
         self._thread.start()
 
     def stop(self) -> None:
@@ -61,9 +65,26 @@ class SerialLines:
             return
         stamp = time.monotonic_ns() if at_ns is None else at_ns
         self._offsets[host] += len(more)
-        *lines, self._torn[host] = (self._torn[host] + more).split(b"\n")
+        *lines, self._torn[host] = (self._begun(host) + more).split(b"\n")
         for line in lines:
             self._take(host, line.decode(errors="replace").split(), stamp)
+
+    def _begun(self, host: str) -> bytes:
+        """What a host's next bytes go on with: a line that it began itself, or one that the guest began where it was before.
+
+        The guest hands its serial line over byte by byte, so a move may tear a line in two.
+        """
+        for one in (host, *(other for other in self._torn if other != host)):
+            if begun := self._torn[one]:
+                self._torn[one] = b""
+                return begun
+        return b""
+
+    def _last_spoke_ns(self, host: str) -> int:
+        try:
+            return self._logs[host].stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def _take(self, host: str, words: list[str], at_ns: int) -> None:
         """One line; whatever is not the workload's (the kernel, a BIOS) is passed over."""
