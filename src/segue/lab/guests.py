@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import json
 import re
+import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +36,8 @@ OVERHEAD_BYTES: Final = 96 * units.MIB
 """Of a guest's memory its kernel and initramfs take this much; the rest may be touched."""
 START_DEADLINE_S: Final = 60.0
 """For the first tick and for touching memory, under software emulation on a busy machine."""
+START_GRACE_S: Final = 2.0
+"""For the process to become a QEMU: it is not one yet when its launcher returns."""
 LOOK_PAUSE_S: Final = 0.02
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
@@ -73,7 +77,8 @@ class LabGuest:
         host: where it was started; `where` says where it is.
         slot: its number in the lab.
         address: its IPv4 address.
-        disk: the image on this machine, ``None`` without one.
+        disk: the image on this machine, ``None`` without one. Its name is never used again: an NFS server goes on serving
+            the old file to whoever opens the name of one that was removed behind its back.
     """
 
     name: str
@@ -188,7 +193,7 @@ def _claim(lab: Lab, spec: GuestSpec) -> LabGuest:
         slot=slot,
         address=f"{PREFIX}.{FIRST_ADDRESS + slot}",
         mac=f"52:54:00:77:00:{slot:02x}",
-        disk=str(lab.export / f"{spec.name}.img") if spec.disk else None,
+        disk=str(lab.export / f"{spec.name}-{secrets.token_hex(4)}.img") if spec.disk else None,
         memory_bytes=spec.memory_bytes,
         persistent=spec.kind == "libvirt" and spec.persistent,
     )
@@ -301,10 +306,11 @@ async def _start_libvirt(lab: Lab, spec: GuestSpec, guest: LabGuest) -> None:
 async def _wait_ready(lab: Lab, guest: LabGuest) -> None:
     """Wait for the line in which the workload says that it is ready; a QEMU that ends before that is an error at once."""
     log = serial_log(lab, guest.name, guest.host)
+    began = time.monotonic()
     try:
         async with asyncio.timeout(START_DEADLINE_S):
             while not _says_ready(log):
-                if not where(lab, guest.name):
+                if not where(lab, guest.name) and time.monotonic() - began > START_GRACE_S:
                     raise LabError(f"{guest.name} ended before it was ready. {_last_words(lab, guest)}".strip())
                 await asyncio.sleep(LOOK_PAUSE_S)
     except TimeoutError:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from segue.errors import LabError
-from segue.lab.layout import NETNS_DIR, OWN_DIRECTORIES, Layout
+from segue.lab.layout import ADMIN, NETNS_DIR, OWN_DIRECTORIES, Layout
 from segue.lab.shell import run
 
 START_DEADLINE_S: Final = 10.0
@@ -32,7 +32,7 @@ hostname "$(cat "$root/etc/hostname")"
 for path; do mount --bind "$root$path" "$path"; done
 echo ready >&"$pipe"
 exec {pipe}>&-
-exec tini -- sleep infinity
+exec tini -s -- sleep infinity
 """
 
 
@@ -56,7 +56,9 @@ async def start(layout: Layout, host: str) -> int:
     heard, says = os.pipe()
     log = layout.host_root(host) / "init.log"
     become = ["bash", "-c", _BECOME_HOST, host, str(says), str(layout.host_root(host)), *OWN_DIRECTORIES]
-    unshare = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--", *become]
+    # The admin host shares the machine's pids: a command there is the user's own process, and Ctrl-C is its alone.
+    pids = [] if host == ADMIN else ["--pid", "--fork", "--mount-proc"]
+    unshare = ["unshare", "--mount", "--uts", "--ipc", *pids, "--", *become]
     hold = ["ip", "netns", "exec", layout.netns(host), *unshare]
     try:
         await run(["setsid", "--fork", "bash", "-c", _LEAVE, host, str(says), str(log), *hold], pass_fds=(says,))
@@ -76,7 +78,8 @@ async def start(layout: Layout, host: str) -> int:
         os.close(heard)
     if b"ready" not in said:
         raise LabError(f"Host {host} did not come up: {log.read_text(encoding='utf-8').strip() or 'it said nothing'}.")
-    return next(_children(int(said.split()[0])))
+    holder = int(said.split()[0])
+    return next(_children(holder)) if pids else holder
 
 
 def _children(pid: int) -> Iterator[int]:
@@ -84,8 +87,12 @@ def _children(pid: int) -> Iterator[int]:
 
 
 def enter_argv(pid: int, argv: Iterable[str], *, environment: Iterable[str] = ()) -> list[str]:
-    """Words that, executed, become the command inside the host whose init is `pid`, in the present directory."""
-    enter = ["nsenter", "--target", str(pid), "--mount", "--net", "--uts", "--ipc", "--pid", "--"]
+    """Words that, executed, run the command inside the host whose init is `pid`, in the present directory.
+
+    On the admin host they become the command. On a host with a pid namespace of its own a process of nsenter stays in between.
+    """
+    apart = Path(f"/proc/{pid}/ns/pid").stat().st_ino != Path("/proc/self/ns/pid").stat().st_ino
+    enter = ["nsenter", "--target", str(pid), "--mount", "--net", "--uts", "--ipc", *(["--pid"] if apart else []), "--"]
     return [*enter, "env", f"--chdir={Path.cwd()}", *environment, *argv]
 
 

@@ -12,12 +12,12 @@ from typing import Final
 
 from segue.errors import LabError
 
-# Timers are not probed: under software emulation that costs half a second of boot. Page-table isolation stays on, whatever the CPU:
-# QEMU before 9.0 can lose writes of a guest that it emulates itself (TCG) while the guest migrates. It clears dirty bits and forgets
-# the vCPU's TLB, so a page that was written before the clearing and is written again goes unseen ("physmem: Fix migration dirty
-# bitmap coherency with TCG memory access", QEMU 9.0). With isolation the kernel reloads CR3 at every entry and exit, which empties
-# that TLB. Seen with QEMU 7.2: guests that wrote 80 MiB/s or more panicked after each of five post-copy moves without it, and
-# after none of five with it.
+# Timers are not probed: under software emulation that costs half a second of boot. Page-table isolation stays on, whatever the
+# CPU: QEMU before 9.0 can lose writes of a guest that it emulates itself (TCG) while the guest migrates. It clears dirty bits and
+# forgets the vCPU's TLB, so a page that was written before the clearing and is written again goes unseen ("physmem: Fix migration
+# dirty bitmap coherency with TCG memory access", QEMU 9.0). With isolation the kernel reloads CR3 at every entry and exit, which
+# empties that TLB. Seen with QEMU 7.2: guests that wrote 80 MiB/s or more panicked after each of five post-copy moves without it,
+# and after none of five with it.
 _QUICK: Final = "console=ttyS0 quiet loglevel=3 tsc=reliable no_timer_check pti=on"
 
 

@@ -3,9 +3,9 @@
 The daemons run the five phases inside that call (libvirt, docs/migration.rst): we begin it, watch its job, steer it, and take its
 result. So `prepare` only sets the limits, `perform` follows the call until it has returned, `finish` and `confirm` verify.
 
-The call has a connection to the source to itself. On a shared one, queries beside it were seen to wait exactly 5 s for their answer
-(libvirt 9.0's client, whenever an event loop runs in the process): the thread of the long call does not hand it over until a
-keepalive arrives. With a connection each, none of 118 queries took more than 10 ms.
+The call has a connection to the source to itself. On a shared one, queries beside it were seen to wait exactly 5 s for their
+answer (libvirt 9.0's client, whenever an event loop runs in the process): the thread of the long call does not hand it over
+until a keepalive arrives. With a connection each, none of 118 queries took more than 10 ms.
 """
 
 from __future__ import annotations

@@ -49,6 +49,11 @@ _MAY_BE_ENDED: Final = {
 }
 
 
+ANNOUNCE: Final = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
+"""QEMU's own defaults (migration/options.c, announce-*), in ms. It announces a guest's network by itself when all has arrived, but
+a guest that is told to run only then was seen to be unreachable for 650 ms more: switches had not listened yet."""
+
+
 class QemuAttempt:
     """One migration between two hosts whose QEMUs nobody manages.
 
@@ -259,6 +264,7 @@ class QemuAttempt:
                         break
                     # While it still loads, "cont" says that it shall run when it is done: an event tells when that is.
                     await there.woken(timeout_s=NEWS_S)
+            await there.execute("announce-self", ANNOUNCE)
         self._seen_running = True
 
     async def _check_let_go(self) -> None:
