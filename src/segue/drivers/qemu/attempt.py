@@ -226,9 +226,13 @@ class QemuAttempt:
 
     async def _end_destination(self) -> bool:
         """End it if that is safe; whether it is gone."""
-        arriving = self._arriving = await self._destination.process(self._spec.guest)
-        if arriving is None:
+        started = self._arriving
+        arriving = await self._destination.process(self._spec.guest)
+        if arriving is None:  # a destination whose source cancels ends by itself, and leaves its socket
+            if started is not None:
+                await processes.see_gone(self._destination.shell, started)
             return True
+        self._arriving = arriving
         if self._uri:  # it listened, so it may have received
             there, here = await asyncio.gather(
                 self._destination.evidence(self._spec.guest), self._source.evidence(self._spec.guest)
