@@ -77,18 +77,31 @@ def down(*, name: Name = "segue") -> None:
 @app.command()
 def status(*, name: Name = "segue", as_json: Json = False) -> None:
     """Show a lab: hosts, links, storage, accelerator, guests. Exit status 1 when it is not up."""
+    import asyncio
+
     from segue.lab import Lab, accelerator, guests
     from segue.lab.layout import address
 
     lab = Lab.load(name)
     verdict = accelerator.cached()
+    cut = asyncio.run(lab.cuts())
     homes = {guest: [host for host, _ in guests.where(lab, guest)] for guest in guests.records(lab)}
+    hosts = {
+        host: {
+            "address": address(host),
+            "rate_bps": lab.rates.get(host),
+            "cut": host in cut,
+            "pid": pid,
+            "daemons": lab.daemons(host),
+            "guests": [guest for guest, places in homes.items() if host in places],
+        }
+        for host, pid in lab.pids.items()
+    }
     if as_json:
-        links = {host: {"address": address(host), "rate_bps": lab.rates.get(host), "pid": pid} for host, pid in lab.pids.items()}
         render.print_json(
             {
                 "name": lab.name,
-                "hosts": links,
+                "hosts": hosts,
                 "storage": lab.storage,
                 "export": str(lab.export),
                 "accelerator": verdict.name if verdict else None,
@@ -97,14 +110,24 @@ def status(*, name: Name = "segue", as_json: Json = False) -> None:
             }
         )
         return
-    rows = []
-    for host, pid in lab.pids.items():
-        rate = lab.rates.get(host)
-        running = ", ".join(guest for guest, places in homes.items() if host in places)
-        rows.append((host, address(host), f"{rate * 8 // 10**6} Mbit/s" if rate else "unshaped", str(pid), running))
-    render.table(("HOST", "ADDRESS", "LINK", "INIT", "GUESTS"), rows, none="no hosts")
+    rows = [_status_row(host, facts) for host, facts in hosts.items()]
+    render.table(("HOST", "ADDRESS", "LINK", "INIT", "DAEMONS", "GUESTS"), rows, none="no hosts")
     typer.echo(f"storage: {STORAGE_WORDS[lab.storage]}, {lab.export}")
     typer.echo(f"accelerator: {f'{verdict.name} ({verdict.reason})' if verdict else 'not probed yet'}")
+
+
+def _status_row(host: str, facts: dict[str, Any]) -> tuple[str, ...]:
+    rate_bps = facts["rate_bps"]
+    link = f"{rate_bps * 8 / 10**6:g} Mbit/s" if rate_bps else "unshaped"
+    daemons = (name if runs else f"{name} DIED" for name, runs in facts["daemons"].items())
+    return (
+        host,
+        facts["address"],
+        f"cut, else {link}" if facts["cut"] else link,
+        str(facts["pid"]),
+        ", ".join(daemons),
+        ", ".join(facts["guests"]),
+    )
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

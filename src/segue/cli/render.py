@@ -65,7 +65,7 @@ class _Track:
         ]
         if sample.throttle_percent:
             parts.append(f"guest slowed by {sample.throttle_percent} %")
-        if sample.status in (JobStatus.ACTIVE, JobStatus.POSTCOPY) and sample.ram_remaining_bytes:
+        if sample.status in (JobStatus.ACTIVE, JobStatus.POSTCOPY) and sample.ram_remaining_bytes and sample.throughput_bps:
             parts.append(f"about {units.format_duration_ms(eta)} to go" if eta is not None else "no end in sight at these rates")
         return ", ".join(parts)
 

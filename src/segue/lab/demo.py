@@ -178,7 +178,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{outcome['source']} → {outcome['destination']}",
         f"{outcome['driver']} {outcome['control']}{' + post-copy' if outcome.get('decisions') else ''}",
         units.format_duration_ms(_int(outcome["total_ms"])),
-        "?" if downtime is None else f"{downtime} ms",
+        "not said" if downtime is None else f"{downtime} ms",
         f"{report.client_gap_ms} ms",
         units.format_bytes(_int(outcome["bytes_sent"])),
         str(outcome["iterations"]),

@@ -23,6 +23,7 @@ from segue.lab.shell import run
 
 START_DEADLINE_S: Final = 10.0
 END_DEADLINE_S: Final = 10.0
+_STAND_IN: Final = Path(__file__).with_name("enter.py")
 
 # Runs as PID 1 of the new namespaces: mounts what is the host's own, says so on the pipe, and becomes the init.
 _BECOME_HOST: Final = """
@@ -87,33 +88,41 @@ def _children(pid: int) -> Iterator[int]:
 
 
 def enter_argv(pid: int, argv: Iterable[str], *, environment: Iterable[str] = ()) -> list[str]:
-    """Words that, executed, run the command inside the host whose init is `pid`, in the present directory.
+    """Words that, executed, become the command inside the host whose init is `pid`, in the present directory.
 
-    On the admin host they become the command. On a host with a pid namespace of its own a process of nsenter stays in between.
+    Signals reach it, its exit status is theirs, and it dies with them; see `segue.lab.enter`.
     """
-    apart = Path(f"/proc/{pid}/ns/pid").stat().st_ino != Path("/proc/self/ns/pid").stat().st_ino
-    enter = ["nsenter", "--target", str(pid), "--mount", "--net", "--uts", "--ipc", *(["--pid"] if apart else []), "--"]
-    return [*enter, "env", f"--chdir={Path.cwd()}", *environment, *argv]
+    enter = ["nsenter", "--target", str(pid), "--mount", "--net", "--uts", "--ipc", "--pid", "--no-fork", "--"]
+    stand_in = [sys.executable, "-I", "-S", str(_STAND_IN)]
+    return [*enter, *stand_in, "env", f"--chdir={Path.cwd()}", *environment, *argv]
 
 
 def members(namespaces: Iterable[Path]) -> list[int]:
     """The pids of all processes that live in one of these network namespaces."""
-    wanted = set()
-    for path in namespaces:
+    wanted = {place for path in namespaces if (place := _place(path))}
+    return [pid for pid in _pids() if _place(Path(f"/proc/{pid}/ns/net")) in wanted]
+
+
+def programs(layout: Layout, host: str) -> set[str]:
+    """The names of the programs that run on a host, as the kernel knows them: cut after 15 characters."""
+    names = set()
+    for pid in members([NETNS_DIR / layout.netns(host)]):
         with contextlib.suppress(OSError):
-            wanted.add(path.stat().st_ino)
-    return [pid for pid in _pids() if _netns_inode(pid) in wanted]
+            names.add(Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip())
+    return names
 
 
 def _pids() -> Iterator[int]:
     return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
 
 
-def _netns_inode(pid: int) -> int:
+def _place(path: Path) -> tuple[int, int] | None:
+    """What makes a namespace this one and no other; a name whose namespace was never mounted is a mere file elsewhere."""
     try:
-        return Path(f"/proc/{pid}/ns/net").stat().st_ino
+        seen = path.stat()
     except OSError:
-        return 0
+        return None
+    return seen.st_dev, seen.st_ino
 
 
 def namespaces(layout: Layout) -> list[Path]:
@@ -125,12 +134,14 @@ async def end(layout: Layout) -> None:
     """End every process of the lab and remove its network namespaces. Harmless when there is nothing.
 
     Raises:
-        LabError: a process does not die; its pid is in the message.
+        LabError: a process does not die (its pid is in the message), or a namespace stays.
     """
     paths = namespaces(layout)
     await _kill(paths)
     for path in paths:
         await run(["ip", "netns", "del", path.name], check=False)
+    if left := namespaces(layout):
+        raise LabError(f"Network namespaces stay: {', '.join(path.name for path in left)}.", hint="'ip netns del' may say why.")
 
 
 async def _kill(paths: list[Path]) -> None:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from segue import units
 from segue.errors import CommandFailed, LabError
 from segue.lab import hosts as processes
 from segue.lab import network, services
-from segue.lab.layout import ADMIN, BASE, GREEK, STORAGE, Layout, address
+from segue.lab.layout import ADMIN, GREEK, STORAGE, Layout, address
+from segue.lab.lock import locked
 from segue.lab.shell import Completed, run
 
 DEFAULT_NAME: Final = "segue"
@@ -42,6 +42,8 @@ NEEDED: Final = {
 """Programs a lab cannot do without, and the Debian package of each."""
 HOST_MEMORY_BYTES: Final = 160 * units.MIB
 """What one host's daemons take before any guest runs, rounded up (measured: 60 to 110 MiB)."""
+
+COMM_LENGTH: Final = 15  # linux/sched.h, TASK_COMM_LEN without the zero at its end
 
 Say = Callable[[str], None]
 
@@ -72,13 +74,15 @@ class Lab:
             name: its name; default: ``$SEGUE_LAB``, else ``segue``.
 
         Raises:
-            LabError: it is not up.
+            LabError: it is not up, or not whole, or not ours.
         """
         layout = Layout(name=name or os.environ.get("SEGUE_LAB") or DEFAULT_NAME)
         try:
             state = json.loads(layout.state.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise LabError(f"The lab {layout.name!r} is not up.", hint="'segue lab up' brings it up.") from None
+        except PermissionError:
+            raise LabError(f"The lab {layout.name!r} belongs to root.", hint="Run it with sudo.") from None
         lab = Lab(layout=layout, hosts=tuple(state["hosts"]), pids=state["pids"], storage=state["storage"], rates=state["rates"])
         alive = set(processes.members(processes.namespaces(layout)))
         if dead := [host for host, pid in lab.pids.items() if pid not in alive]:
@@ -139,6 +143,16 @@ class Lab:
             Lab(layout=self.layout, hosts=self.hosts, pids=self.pids, storage=self.storage, rates={**self.rates, host: rate_bps})
         )
 
+    async def cuts(self) -> set[str]:
+        """The hosts whose link is cut now."""
+        return await network.cuts(self.layout)
+
+    def daemons(self, host: str) -> dict[str, bool]:
+        """Whether each daemon that a host should have runs there now (that it answers is more: ask it)."""
+        running = processes.programs(self.layout, host)
+        wanted = (Path(argv[0]).name for argv in services.daemons(host))
+        return {name: name[:COMM_LENGTH] in running for name in wanted}
+
     async def cut(self, host: str) -> None:
         """Let every packet from and to the host vanish."""
         self._check_link(host)
@@ -168,18 +182,30 @@ async def up(*, name: str | None = None, hosts: int = 2, rate_bps: int | None = 
     """
     layout = Layout(name=name or os.environ.get("SEGUE_LAB") or DEFAULT_NAME)
     _check_machine(hosts)
-    with _locked(layout):
+    async with locked(layout) as lock:
         if processes.namespaces(layout) or layout.root.exists():
+            how = "is already up" if layout.state.exists() else "was left half-way"
             raise LabError(
-                f"A lab named {layout.name!r} is already up, or was left half-way.",
+                f"A lab named {layout.name!r} {how}.",
                 hint="'segue lab down' removes it; 'segue lab up --name OTHER' makes another beside it.",
             )
         try:
-            return await _build(layout, GREEK[:hosts], rate_bps, say)
-        except BaseException:
+            return await _build(layout, GREEK[:hosts], rate_bps, say, lock)
+        except BaseException as error:
             say("taking down what was made")
-            await asyncio.shield(_remove(layout))
+            await _to_the_end(_remove(layout))
+            if isinstance(error, BaseExceptionGroup):  # several failed at once: the first is told
+                raise error.exceptions[0] from None
             raise
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do it whole, however often somebody asks to stop meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    task.result()
 
 
 def _check_machine(hosts: int) -> None:
@@ -209,38 +235,18 @@ def _available_memory_bytes() -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _locked(layout: Layout) -> Iterator[None]:
-    """Hold the lab's lock; it vanishes with its holder, however that ends."""
-    BASE.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with layout.lock.open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LabError(
-                f"The lab {layout.name!r} is being brought up or taken down by somebody else.", hint="Wait for it to end."
-            ) from None
-        try:
-            yield
-        finally:
-            layout.lock.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                BASE.rmdir()  # the last lab takes the directory with it
-
-
-async def _build(layout: Layout, guest_hosts: tuple[str, ...], rate_bps: int | None, say: Say) -> Lab:
+async def _build(layout: Layout, guest_hosts: tuple[str, ...], rate_bps: int | None, say: Say, lock: int) -> Lab:
     everyone = (ADMIN, STORAGE, *guest_hosts)
     say(f"network: {', '.join(everyone)} on one switch")
     layout.root.mkdir(mode=0o700)
     layout.export.mkdir(mode=0o777)
-    keys = asyncio.create_task(services.make_keys(layout, everyone))
-    await network.add_namespaces(layout, everyone)
-    await network.wire(layout, everyone)
-    await asyncio.gather(*(network.shape(layout, host, rate_bps) for host in guest_hosts if rate_bps))
-    await keys
+    async with asyncio.TaskGroup() as group:  # when one fails, the others have ended before anything is taken down
+        group.create_task(services.make_keys(layout, everyone, lock=lock))
+        group.create_task(_wire(layout, everyone, dict.fromkeys(guest_hosts, rate_bps), lock))
     say("hosts: init, files, daemons")
-    started = await asyncio.gather(*(_start(layout, host, everyone) for host in everyone))
-    pids = dict(zip(everyone, started, strict=True))
+    async with asyncio.TaskGroup() as group:
+        started = {host: group.create_task(_start(layout, host, everyone)) for host in everyone}
+    pids = {host: task.result() for host, task in started.items()}
     lab = Lab(
         layout=layout,
         hosts=guest_hosts,
@@ -253,8 +259,16 @@ async def _build(layout: Layout, guest_hosts: tuple[str, ...], rate_bps: int | N
     return lab
 
 
+async def _wire(layout: Layout, everyone: Sequence[str], rates: Mapping[str, int | None], lock: int) -> None:
+    await network.add_namespaces(layout, everyone, lock=lock)
+    await network.wire(layout, everyone)
+    for host, rate_bps in rates.items():
+        if rate_bps:
+            await network.shape(layout, host, rate_bps)
+
+
 async def _start(layout: Layout, host: str, everyone: Sequence[str]) -> int:
-    await asyncio.to_thread(services.write_host, layout, host, everyone)
+    services.write_host(layout, host, everyone)  # in no thread: that would go on writing after a cancel
     pid = await processes.start(layout, host)
     enter = processes.enter_argv(pid, [])
     for argv in services.daemons(host):
@@ -314,11 +328,11 @@ async def down(name: str | None = None, *, say: Say = lambda _: None) -> bool:
     layout = Layout(name=name or os.environ.get("SEGUE_LAB") or DEFAULT_NAME)
     if os.geteuid():
         raise LabError("Only root may take a lab down.", hint="Run it with sudo.")
-    with _locked(layout):
+    async with locked(layout):
         there = bool(processes.namespaces(layout)) or layout.root.exists()
         if there:
             say(f"ending the processes of {layout.name!r}, removing its namespaces and files")
-            await _remove(layout)
+            await _to_the_end(_remove(layout))
     return there
 
 

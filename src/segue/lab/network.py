@@ -12,6 +12,7 @@ What may live here: calls of `ip`, `tc` and `bridge`. Nothing is ever made in th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Final
 
@@ -27,15 +28,20 @@ _PORT_DISABLED: Final = "0"  # linux/if_bridge.h, BR_STATE_DISABLED
 _PORT_FORWARDING: Final = "3"
 
 
-async def add_namespaces(layout: Layout, hosts: Iterable[str]) -> None:
+async def add_namespaces(layout: Layout, hosts: Iterable[str], *, lock: int) -> None:
     """Make the network namespaces of the switch and of all hosts.
+
+    Args:
+        layout: of the lab.
+        hosts: all of them.
+        lock: the lab's lock, which each command holds until its namespace is there.
 
     Raises:
         LabError: this machine does not allow it.
     """
     for host in (SWITCH, *hosts):
         try:
-            await run(["ip", "netns", "add", layout.netns(host)])
+            await run(["ip", "netns", "add", layout.netns(host)], pass_fds=(lock,))
         except CommandFailed as error:
             raise LabError(
                 f"A network namespace cannot be made here: {error.stderr.strip()}.",
@@ -100,6 +106,12 @@ async def cut(layout: Layout, host: str) -> None:
 async def heal(layout: Layout, host: str) -> None:
     """Let packets through again, at the rate that was set."""
     await _port(layout, host, _PORT_FORWARDING)
+
+
+async def cuts(layout: Layout) -> set[str]:
+    """The hosts whose link is cut now, as the switch has it."""
+    said = await run(["bridge", "-netns", layout.netns(SWITCH), "-json", "link", "show"])
+    return {port["ifname"] for port in json.loads(said.stdout or "[]") if port.get("state") == "disabled"}
 
 
 async def _port(layout: Layout, host: str, state: str) -> None:

@@ -82,18 +82,22 @@ LOG {{ Default_Log_Level = EVENT; }}
 """
 
 
-async def make_keys(layout: Layout, hosts: Iterable[str]) -> None:
-    """Make one key pair that opens every host, one host key each, and the known_hosts file that goes with them."""
+async def make_keys(layout: Layout, hosts: Iterable[str], *, lock: int) -> None:
+    """Make one key pair that opens every host, one host key each, and the known_hosts file that goes with them.
+
+    Args:
+        layout: of the lab.
+        hosts: all of them.
+        lock: the lab's lock, which each command holds until it has written its file.
+    """
     directory = layout.client_key.parent
     directory.mkdir(mode=0o700, parents=True)
     hosts = tuple(hosts)
     names = [layout.client_key.name, *hosts]
-    await asyncio.gather(
-        *(
-            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab {name}", "-f", str(directory / name)])
-            for name in names
-        )
-    )
+    async with asyncio.TaskGroup() as group:
+        for name in names:
+            keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab {name}", "-f", str(directory / name)]
+            group.create_task(run(keygen, pass_fds=(lock,)))
     lines = [f"{host},{address(host)} {(directory / f'{host}.pub').read_text(encoding='utf-8')}" for host in hosts]
     layout.known_hosts.write_text("".join(lines), encoding="utf-8")
 

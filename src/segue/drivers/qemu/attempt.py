@@ -50,8 +50,8 @@ _MAY_BE_ENDED: Final = {
 
 
 ANNOUNCE: Final = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
-"""QEMU's own defaults (migration/options.c, announce-*), in ms. It announces a guest's network by itself when all has arrived, but
-a guest that is told to run only then was seen to be unreachable for 650 ms more: switches had not listened yet."""
+"""QEMU's own defaults (migration/options.c, announce-*), in ms. It announces a network by itself when all has arrived, but a
+guest that is told to run only then was seen to be unreachable for 650 ms more: switches had not listened yet."""
 
 
 class QemuAttempt:
