@@ -1,0 +1,62 @@
+"""Stands between a caller outside a host's pid namespace and the command inside it.
+
+Only a child can be born into another pid namespace, so somebody has to stay outside and wait. `nsenter` does, and dies of the
+first Ctrl-C while the command still tidies up: its caller then reads a wrong exit status, or believes that all is over. This one
+hands every signal on and ends as the command ended; when it is killed itself, the command is, too.
+What may live here: a program of its own, run by path in an interpreter without site-packages. It imports nothing of Segue.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+_FORWARDED = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+_SI_KERNEL = 0x80  # asm-generic/siginfo.h: it came from the terminal, which has told the command as well
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+
+
+def main(argv: list[str]) -> int:
+    """Run a command as a child and be its stand-in.
+
+    Returns:
+        Its exit status. When it died of a signal, so does this process.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*_FORWARDED, signal.SIGCHLD})
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_FORWARDED, signal.SIGCHLD})
+        os.execvp(_DIES_WITH_US[0], [*_DIES_WITH_US, *argv])  # noqa: S606  # an argv: no shell sees it
+    status = _wait(child)
+    if os.WIFEXITED(status):
+        return os.WEXITSTATUS(status)
+    _die_of(os.WTERMSIG(status))
+    return 128 + os.WTERMSIG(status)
+
+
+def _wait(child: int) -> int:
+    while True:
+        seen = signal.sigwaitinfo({*_FORWARDED, signal.SIGCHLD})
+        if seen.si_signo != signal.SIGCHLD:
+            if seen.si_code != _SI_KERNEL:
+                os.kill(child, seen.si_signo)
+            continue
+        pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
+        if pid and os.WIFSTOPPED(status):
+            os.kill(os.getpid(), signal.SIGSTOP)  # whoever waits for us sees it stopped, and wakes us
+            os.kill(child, signal.SIGCONT)
+        elif pid:
+            return status
+
+
+def _die_of(number: int) -> None:
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
