@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,7 @@ from segue.lab import guests
 from segue.lab.lab import Lab
 from segue.lab.layout import ADMIN, NETNS_DIR
 from segue.lab.observe import disk
-from segue.lab.observe.judge import DiskReport, Report, judge, judge_disk
+from segue.lab.observe.judge import DiskReport, Report, Tick, judge, judge_disk
 from segue.lab.observe.probe import Prober
 from segue.lab.observe.serial import SerialLines
 
@@ -53,6 +53,11 @@ class Watch:
         """Stop watching."""
         self._prober.stop()
         self._serial.stop()
+
+    @property
+    def ticks(self) -> Sequence[Tick]:
+        """Every tick heard so far, in the order of arrival."""
+        return self._serial.ticks
 
     def mark(self) -> int:
         """This moment, for `report`."""
