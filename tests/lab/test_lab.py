@@ -1,191 +1,388 @@
-"""The lab itself: up and down in every state, links that are slow or cut, and nothing left behind by any of it."""
+"""The lab itself: its hosts are hosts, its links are links, and whatever happens to `up`, `down` leaves nothing.
+
+It has a lab of its own beside the one that the other tests move guests in: here labs are killed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from segue import units
-from segue.errors import LabError
-from segue.lab import Lab, down, hosts, up
+from segue.errors import CommandFailed, LabError
+from segue.lab import Lab, down, up
 from segue.lab.layout import Layout
 from tests.lab.conftest import SEGUE
 
 pytestmark = pytest.mark.lab
 
-OTHER = "labtest"
+NAME = "testlab"
+KILLED = Layout(name="testkilled")
+RATE_BPS = units.parse_rate("300mbit")
+PYTHON = sys.executable
+DEADLINE_S = 30.0
 
 
-def left_of(name: str) -> list[str]:
-    """Everything of a lab that is still on this machine."""
-    layout = Layout(name=name)
-    namespaces = hosts.namespaces(layout)
-    processes = [str(pid) for pid in hosts.members(namespaces)]
-    mounts = [line for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines() if f"segue-lab/{name}" in line]
-    files = [str(path) for path in (layout.root, layout.lock) if path.exists()]
-    return [*map(str, namespaces), *processes, *mounts, *files]
-
-
-def segue(*words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "SEGUE_LAB": OTHER}
-    return subprocess.run([SEGUE, *words], capture_output=True, text=True, timeout=60, check=False, env=environment)
+@pytest.fixture(scope="module")
+def own() -> Iterator[Lab]:
+    """A lab of two hosts with links of 300 Mbit/s."""
+    asyncio.run(down(NAME))  # of a run that was killed
+    found = asyncio.run(up(name=NAME, rate_bps=RATE_BPS))
+    try:
+        yield found
+    finally:
+        asyncio.run(down(NAME))
 
 
 @pytest.fixture
-def clean() -> None:
-    asyncio.run(down(OTHER))
-    assert left_of(OTHER) == []
+def killed() -> Iterator[Layout]:
+    """The name of a lab that is not up, and will not be."""
+    asyncio.run(down(KILLED.name))
+    yield KILLED
+    asyncio.run(down(KILLED.name))
 
 
-@pytest.mark.usefixtures("clean")
-def test_up_status_run_down_leave_nothing() -> None:
-    made = segue("lab", "up", "--hosts", "3", "--link", "300mbit", "--json")
-    assert made.returncode == 0, made.stderr
-    assert json.loads(made.stdout)["hosts"] == ["alpha", "beta", "gamma"]
+def segue_lab(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SEGUE, "lab", *words], input=stdin, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+
+
+def said(lab: Lab, host: str, *argv: str) -> str:
+    return asyncio.run(lab.run(host, argv)).stdout.strip()
+
+
+# --- what a host is
+
+
+def test_hosts_have_their_own_names_addresses_and_processes(own: Lab) -> None:
+    for host, address in {"admin": "10.77.0.2", "storage": "10.77.0.3", "alpha": "10.77.0.11", "beta": "10.77.0.12"}.items():
+        assert said(own, host, "hostname") == host
+        assert f" {address}/24" in said(own, host, "ip", "-o", "-4", "addr")
+        assert host == "admin" or said(own, host, "cat", "/proc/1/comm") == "tini"
+        assert said(own, "admin", "getent", "ahostsv4", host).split()[0] == address
+
+
+def test_nothing_of_the_lab_is_in_the_users_own_namespaces(own: Lab) -> None:
+    assert "10.77.0." not in subprocess.run(["ip", "addr"], capture_output=True, text=True, check=True).stdout
+    assert str(own.root) not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+
+
+def test_libvirt_answers_over_tcp_and_over_ssh(own: Lab) -> None:
+    for uri in ("qemu+tcp://alpha/system", "qemu+ssh://beta/system"):
+        host = uri.split("//")[1].split("/")[0]
+        assert said(own, "admin", "virsh", "-c", uri, "hostname") == host
+
+
+def test_ssh_goes_from_admin_to_hosts_and_between_them(own: Lab) -> None:
+    assert said(own, "admin", "ssh", "alpha", "ssh", "beta", "hostname") == "beta"
+
+
+def test_what_qemu_writes_to_the_export_is_in_the_export(own: Lab) -> None:
+    image = own.export / "written.img"
+    with image.open("wb") as file:
+        file.truncate(units.MIB)
+    url = f"nfs://storage{image}"
+    said(own, "alpha", "qemu-io", "-f", "raw", "-c", "write -P 0x5e 0 4k", url)
+    assert image.read_bytes()[:4096] == b"\x5e" * 4096
+    assert "pattern" not in said(own, "beta", "qemu-io", "-f", "raw", "-c", "read -P 0x5e 0 4k", url)
+
+
+# --- links
+
+_RECEIVE = """
+import socket, time
+with socket.create_server(("", 7000)) as server:
+    print("ready", flush=True)
+    peer, _ = server.accept()
+    began, count = time.monotonic(), 0
+    while data := peer.recv(1 << 20):
+        count += len(data)
+    print(count / (time.monotonic() - began))
+"""
+_SEND = "import socket; socket.create_connection(('beta', 7000)).sendall(bytes(20 << 20))"
+_ECHO = """
+import socket
+with socket.create_server(("", 7001)) as server:
+    print("ready", flush=True)
+    peer, _ = server.accept()
+    while data := peer.recv(64):
+        peer.sendall(data)
+"""
+_ASK = """
+import socket, sys
+with socket.create_connection(("beta", 7001)) as peer:
+    for line in sys.stdin:
+        peer.sendall(line.encode())
+        print(peer.recv(64).decode(), end="", flush=True)
+"""
+
+
+async def start(lab: Lab, host: str, program: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    argv = lab.enter_argv(host, [PYTHON, "-c", program])
+    return await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe)
+
+
+async def heard(process: asyncio.subprocess.Process, *, deadline_s: float = 15.0) -> str:
+    assert process.stdout
+    return (await asyncio.wait_for(process.stdout.readline(), deadline_s)).decode().strip()
+
+
+async def end(*them: asyncio.subprocess.Process) -> None:
+    for process in them:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_a_link_has_the_rate_that_was_set(own: Lab) -> None:
+    for rate_bps in (RATE_BPS, RATE_BPS // 2):
+        await own.set_rate("beta", rate_bps)
+        receiver = await start(own, "beta", _RECEIVE)
+        try:
+            assert await heard(receiver) == "ready"
+            await own.run("alpha", [PYTHON, "-c", _SEND])
+            assert 0.85 * rate_bps < float(await heard(receiver)) < 1.02 * rate_bps
+        finally:
+            await end(receiver)
+    await own.set_rate("beta", RATE_BPS)
+
+
+async def test_a_cut_link_loses_packets_silently_and_heals(own: Lab) -> None:
+    server = await start(own, "beta", _ECHO)
+    assert await heard(server) == "ready"
+    client = await start(own, "alpha", _ASK)
+    assert client.stdin
     try:
-        status = json.loads(segue("lab", "status", "--json").stdout)
-        assert status["hosts"]["gamma"]["rate_bps"] == units.parse_rate("300mbit")
-        assert segue("lab", "run", "--", "hostname").stdout == "admin\n"
-        assert segue("lab", "run", "--on", "gamma", "--", "hostname").stdout == "gamma\n"
-        assert segue("lab", "run", "--", "sh", "-c", "exit 7").returncode == 7
-        assert segue("lab", "run", "--", "ssh", "alpha", "hostname").stdout == "alpha\n"
-        assert segue("lab", "run", "--on", "alpha", "--", "ssh", "beta", "hostname").stdout == "beta\n"
-        for host in ("alpha", "beta"):
-            for scheme in ("tcp", "ssh"):
-                assert segue("lab", "run", "--", "virsh", "-c", f"qemu+{scheme}://{host}/system", "list").returncode == 0
-        again = segue("lab", "up")
-        assert again.returncode == 1
-        assert "already up" in again.stderr
+        client.stdin.write(b"before\n")
+        assert await heard(client) == "before"
+        await own.cut("beta")
+        assert await own.cuts() == {"beta"}
+        client.stdin.write(b"meanwhile\n")
+        with pytest.raises(TimeoutError):
+            await heard(client, deadline_s=0.5)
+        assert client.returncode is None  # no reset told it
+        assert "LOWER_UP" in (await own.run("beta", ["ip", "link", "show", "up0"])).stdout  # nor did the carrier
+        await own.heal("beta")
+        assert await heard(client) == "meanwhile"
+        assert await own.cuts() == set()
     finally:
-        ended = segue("lab", "down")
-    assert ended.returncode == 0, ended.stderr
-    assert left_of(OTHER) == []
-    assert segue("lab", "down").returncode == 0
+        await own.heal("beta")
+        await end(client, server)
 
 
-@pytest.mark.usefixtures("clean")
-@pytest.mark.parametrize("lines", [1, 2, 3])
-def test_up_that_is_killed_at_a_step_is_removed_by_down(lines: int) -> None:
-    """Killed without a chance to clean up: when it begins, when it wires, when it starts the hosts."""
-    process = subprocess.Popen([SEGUE, "lab", "up", "--name", OTHER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for _ in range(lines - 1):
-        process.stderr.readline()
-    process.kill()
-    process.communicate(timeout=20)
-    assert asyncio.run(down(OTHER)) in (True, False)
-    assert left_of(OTHER) == []
+# --- lab run
+
+_TELL_INTERRUPTS = """
+import signal, sys, time
+count = 0
+def interrupted(*_):
+    global count
+    count += 1
+signal.signal(signal.SIGINT, interrupted)
+print("ready", flush=True)
+signal.pause()
+end = time.monotonic() + 0.2  # a second one, of the same Ctrl-C, would come at once
+while time.monotonic() < end:
+    time.sleep(0.02)
+print(count, flush=True)
+sys.exit(4)
+"""
 
 
-@pytest.mark.usefixtures("clean")
-@pytest.mark.parametrize("delay_ms", [150, 300, 450])
-def test_up_that_is_killed_at_any_moment_is_removed_by_down(delay_ms: int) -> None:
-    process = subprocess.Popen([SEGUE, "lab", "up", "--name", OTHER], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(delay_ms / 1000)  # the moment itself is what is tried
-    process.kill()
-    process.wait(timeout=20)
-    asyncio.run(down(OTHER))
-    assert left_of(OTHER) == []
+def test_run_gives_the_commands_status_input_and_output(own: Lab) -> None:
+    echoed = segue_lab("run", "--name", NAME, "--on", "alpha", "--", "sh", "-c", "cat; hostname; exit 7", stdin="hello\n")
+    assert (echoed.returncode, echoed.stdout, echoed.stderr) == (7, "hello\nalpha\n", "")
 
 
-@pytest.mark.usefixtures("clean")
-def test_up_that_is_interrupted_takes_down_what_it_made() -> None:
-    process = subprocess.Popen([SEGUE, "lab", "up", "--name", OTHER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
-    assert process.returncode != 0
-    assert "Interrupted" in stderr
-    assert left_of(OTHER) == []
-
-
-def throughput_bps(lab: Lab, sink: str, source: str) -> float:
-    """Bytes per second that a plain TCP stream gets from one host to another."""
-    listen = "import socket,sys\ns=socket.create_server(('0.0.0.0',5001))\nc,_=s.accept()\nwhile c.recv(1<<20): pass\n"
-    send = (
-        "import socket,time\nfor _ in range(200):\n try: s=socket.create_connection(('%s',5001)); break\n"
-        " except OSError: time.sleep(.02)\nt=time.time(); n=0\nwhile time.time()-t<1.5: n+=s.send(bytes(1<<16))\nprint(n/1.5)\n"
-    )
-
-    async def both() -> float:
-        receiver = asyncio.create_task(lab.run(sink, [sys.executable, "-c", listen], deadline_s=20))
-        done = await lab.run(source, [sys.executable, "-c", send % sink], deadline_s=20)
-        await receiver
-        return float(done.stdout)
-
-    return asyncio.run(both())
-
-
-def test_a_link_has_the_rate_that_was_set(lab: Lab) -> None:
-    before = lab.rates["beta"]
-    asyncio.run(lab.set_rate("beta", units.parse_rate("200mbit")))
+@pytest.mark.parametrize("by", ["signal", "terminal"])
+def test_an_interrupt_reaches_the_command_once_and_its_status_comes_back(own: Lab, by: str) -> None:
+    argv = [SEGUE, "lab", "run", "--name", NAME, "--", PYTHON, "-c", _TELL_INTERRUPTS]
+    keyboard, terminal = pty.openpty()
+    if by == "terminal":
+        argv = ["setsid", "--ctty", "--wait", *argv]
+    process = subprocess.Popen(argv, stdin=terminal, stdout=subprocess.PIPE, text=True)
     try:
-        assert 15e6 <= throughput_bps(lab, "beta", "alpha") <= 30e6
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        if by == "terminal":
+            os.write(keyboard, b"\x03")
+        else:
+            process.send_signal(signal.SIGINT)
+        assert (process.stdout.read(), process.wait(DEADLINE_S)) == ("1\n", 4)
     finally:
-        asyncio.run(Lab.load(lab.name).set_rate("beta", before))
+        process.kill()
+        process.communicate()
+        os.close(keyboard)
+        os.close(terminal)
 
 
-def test_a_cut_link_swallows_packets_and_a_healed_one_carries_again(lab: Lab) -> None:
-    ping = ["ping", "-c", "1", "-W", "1", "beta"]
-    assert asyncio.run(lab.run("admin", ping, check=False)).status == 0
-    asyncio.run(lab.cut("beta"))
-    try:
-        assert asyncio.run(lab.run("admin", ping, check=False)).status != 0
-    finally:
-        asyncio.run(lab.heal("beta"))
-    assert asyncio.run(lab.run("admin", ping, check=False)).status == 0
+async def test_a_command_that_is_given_up_does_not_live_on(own: Lab) -> None:
+    with pytest.raises(LabError, match="not done after"):
+        await own.run("alpha", ["sleep", "7777"], deadline_s=0.5)
+    async with asyncio.timeout(10):
+        while (await own.run("alpha", ["pgrep", "-f", "^sleep 7777"], check=False)).status == 0:
+            pass
 
 
-def test_nothing_of_the_lab_is_in_the_users_network(lab: Lab) -> None:
-    addresses = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, timeout=10, check=True).stdout
-    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, timeout=10, check=True).stdout
-    assert "10.77.0." not in addresses
-    assert not [host for host in lab.pids if f" {host}@" in links]
+# --- what it says
+
+
+def test_status_shows_hosts_daemons_and_links(own: Lab) -> None:
+    shown = json.loads(segue_lab("status", "--name", NAME, "--json").stdout)
+    assert shown["hosts"]["alpha"]["daemons"] == {"sshd": True, "libvirtd": True}
+    assert shown["hosts"]["storage"]["daemons"] == {"rpcbind": True, "ganesha.nfsd": True}
+    assert (shown["hosts"]["beta"]["rate_bps"], shown["hosts"]["beta"]["cut"]) == (RATE_BPS, False)
+    assert shown["storage"] in ("kernel", "qemu-nfs")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "status", "says"),
     [
-        (("up", "--hosts", "0"), "1 to 8 hosts"),
-        (("up", "--hosts", "99"), "1 to 8 hosts"),
-        (("up", "--name", "no/name"), "is no name for a lab"),
-        (("up", "--link", "fast"), "is not a rate"),
-        (("status",), "is not up"),
-        (("run", "--", "true"), "is not up"),
-        (("link", "alpha", "cut"), "is not up"),
-        (("guest", "stop", "web"), "is not up"),
+        (("up", "--name", NAME), 1, "is already up"),
+        (("up", "--name", "No-Name"), 1, "is no name for a lab"),
+        (("up", "--name", "other", "--hosts", "9"), 1, "1 to 8 hosts"),
+        (("up", "--name", "other", "--link", "fast"), 2, "is not a rate"),
+        (("status", "--name", "nosuch"), 1, "is not up"),
+        (("run", "--name", NAME, "--on", "omega", "--", "true"), 1, "has no host 'omega'"),
+        (("link", "omega", "cut", "--name", NAME), 1, "has no host 'omega'"),
+        (("link", "beta", "slowly", "--name", NAME), 2, "is not a rate"),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-@pytest.mark.usefixtures("clean")
-def test_what_cannot_be_is_said_in_one_sentence(words: tuple[str, ...], said: str) -> None:
-    done = segue("lab", *words)
-    assert done.returncode in (1, 2)
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert left_of(OTHER) == []
+def test_errors_are_one_sentence_and_a_status(own: Lab, words: tuple[str, ...], status: int, says: str) -> None:
+    ended = segue_lab(*words)
+    assert ended.returncode == status
+    assert says in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
 
 
-def test_an_unknown_host_is_said_with_those_that_are_there(lab: Lab) -> None:
-    with pytest.raises(LabError, match="no host 'omega'"):
-        lab.enter_argv("omega", ["true"])
+def test_without_root_it_says_so(own: Lab) -> None:
+    for words in (("up", "--name", "other"), ("down", "--name", NAME), ("status", "--name", NAME)):
+        nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", SEGUE, "lab", *words]
+        ended = subprocess.run(nobody, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        assert ended.returncode == 1, ended.stderr
+        assert "Run it with sudo." in ended.stderr
 
 
-@pytest.mark.usefixtures("clean")
-def test_two_labs_live_side_by_side(lab: Lab) -> None:
-    other = asyncio.run(up(name=OTHER, hosts=1))
+async def test_a_failing_command_in_a_host_is_an_error_with_its_words(own: Lab) -> None:
+    with pytest.raises(CommandFailed, match="ls on alpha ended with status 2"):
+        await own.run("alpha", ["ls", "/nowhere"])
+
+
+# --- nothing stays
+
+
+def remains(layout: Layout) -> list[str]:
+    """What there is of a lab: files, namespaces, and processes that were born in it or work on it."""
+    found = [str(path) for path in (layout.root, layout.lock) if path.exists()]
+    found += [str(path) for path in Path("/run/netns").glob(f"{layout.netns_prefix}*")]
+    signs = [os.fsencode(word) for word in (f"{layout.root}/", layout.netns_prefix)]
+    for process in Path("/proc").glob("[0-9]*"):
+        for file in ("cmdline", "mountinfo"):
+            try:
+                text = (process / file).read_bytes()
+            except OSError:
+                continue
+            if any(sign in text for sign in signs):
+                found.append(f"{process.name} ({file})")
+    return found
+
+
+def begin_up() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [SEGUE, "lab", "up", "--name", KILLED.name], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Until `up` has got that far; as fine as can be, for the moments are short."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not what():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+
+
+def there(path: Path) -> Callable[[], bool]:
+    return path.exists
+
+
+ALPHA = KILLED.host_root("alpha")
+MOMENTS = {
+    "locked": KILLED.lock,
+    "has its directory": KILLED.root,
+    "makes its keys": KILLED.client_key,
+    "has its first namespace": Path("/run/netns", KILLED.netns("switch")),
+    "has its last namespace": Path("/run/netns", KILLED.netns("beta")),
+    "writes the files of a host": ALPHA / "etc",
+    "starts a host": ALPHA / "init.log",
+    "starts the last host": KILLED.host_root("beta") / "init.log",
+    "starts a daemon": ALPHA / "run/sshd.pid",
+    "waits for libvirt": ALPHA / "run/libvirt",
+    "says how to find it": KILLED.config,
+    "is done": KILLED.state,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_down_leaves_nothing_of_an_up_that_was_killed_when_it(killed: Layout, moment: str) -> None:
+    process = begin_up()
     try:
-        assert asyncio.run(other.run("admin", ["hostname"])).stdout == "admin\n"
-        assert Lab.load(lab.name).hosts == lab.hosts
+        wait_for(there(MOMENTS[moment]), process)
     finally:
-        asyncio.run(down(OTHER))
-    assert left_of(OTHER) == []
-    assert asyncio.run(lab.run("admin", ["hostname"])).stdout == "admin\n"
+        process.kill()
+        process.communicate()
+    ended = segue_lab("down", "--name", killed.name)
+    assert ended.returncode == 0, ended.stderr
+    assert remains(killed) == []
+    assert segue_lab("down", "--name", killed.name).stdout == f"There was no lab {killed.name!r}.\n"
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)], ids=["ctrl-c twice", "kill"])
+@pytest.mark.parametrize("moment", ["has its first namespace", "starts a daemon"])
+def test_an_interrupted_up_leaves_nothing(killed: Layout, moment: str, signals: tuple[signal.Signals, ...]) -> None:
+    process = begin_up()
+    try:
+        wait_for(there(MOMENTS[moment]), process)
+        for number in signals:
+            process.send_signal(number)
+        _, stderr = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 1
+    assert "Interrupted; nothing is left of it." in stderr
+    assert remains(killed) == []
+
+
+def test_down_ends_guests_and_whatever_else_lives_in_the_lab(killed: Layout) -> None:
+    lab = asyncio.run(up(name=killed.name, hosts=1))
+    pid = KILLED.host_path("alpha", "/run/left.pid")
+    qemu = "qemu-system-x86_64 -S -display none -nodefaults -netdev bridge,id=n,br=br0 -device e1000,netdev=n".split()
+    asyncio.run(lab.run("alpha", [*qemu, "-daemonize", "-pidfile", "/run/left.pid"]))
+    assert pid.exists()
+    stranger = subprocess.Popen(["ip", "netns", "exec", lab.netns("alpha"), "sleep", "7777"])
+    asyncio.run(down(killed.name))
+    assert stranger.wait(DEADLINE_S) == -signal.SIGKILL
+    assert remains(killed) == []
+
+
+def test_a_failing_up_takes_down_what_it_made(killed: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The NFS server of this PATH ends at once with an error."""
+    broken = tmp_path / "ganesha.nfsd"
+    broken.write_text("#!/bin/sh\necho out of order >&2; exit 3\n", encoding="utf-8")
+    broken.chmod(0o755)
+    monkeypatch.setattr("segue.lab.services.SBIN_PATH", f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin")
+    with pytest.raises(LabError, match=r"does not start on storage: out of order"):
+        asyncio.run(up(name=killed.name))
+    assert remains(killed) == []

@@ -25,15 +25,22 @@ def qmp_path(lab: Lab, guest: str, host: str) -> str:
     return str(lab.host_path(host, f"{GUEST_RUN}/{guest}.qmp"))
 
 
-async def qmp(path: str, *commands: tuple[str, dict[str, object]]) -> None:
+async def qmp(path: str, command: tuple[str, dict[str, object]]) -> dict[str, object]:
     client = QMPClient("test")
     async with asyncio.timeout(20):
         await client.connect(path)
         try:
-            for command, arguments in commands:
-                await client.execute(command, arguments or None)
+            return await client.execute(*command)  # type: ignore[return-value]
         finally:
             await client.disconnect()
+
+
+async def stopped_after_migrating(path: str) -> None:
+    """Wait until this source has sent everything."""
+    async with asyncio.timeout(20):
+        while (look := await qmp(path, ("query-migrate", {})))["status"] != "completed":
+            assert look["status"] in ("setup", "active", "device"), look
+            await asyncio.sleep(0.05)
 
 
 async def ticks_more(watch: Watch, count: int) -> None:
@@ -120,21 +127,18 @@ def test_a_guest_that_was_started_twice_is_two_copies(lab: Lab, start_guest: Sta
 
 def test_a_forked_guest_lives_through_the_same_ticks_twice(lab: Lab, start_guest: Start) -> None:
     guest = start_guest(GuestSpec(name="forked", host="alpha", kind="qemu", disk=True))
-    start_again(lab, guest, "-incoming", "tcp:10.77.0.12:4444", "-S")
-    beta = qmp_path(lab, guest.name, "beta")
+    start_again(lab, guest, "-incoming", "defer", "-S")
+    alpha, beta = qmp_path(lab, guest.name, "alpha"), qmp_path(lab, guest.name, "beta")
     wait_for(Path(beta))
 
     async def fork() -> Report:
+        data = "tcp:10.77.0.12:4444"
         async with observe(lab, guest.name) as eye:
-            client = QMPClient("test")
-            async with asyncio.timeout(30):
-                await client.connect(qmp_path(lab, guest.name, "alpha"))
-                await client.execute("migrate", {"uri": "tcp:10.77.0.12:4444"})
-                while (await client.execute("query-migrate"))["status"] != "completed":  # type: ignore[index]  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+            await qmp(beta, ("migrate-incoming", {"uri": data}))
+            await qmp(alpha, ("migrate", {"uri": data}))
+            await stopped_after_migrating(alpha)
             await qmp(beta, ("cont", {}))
-            await client.execute("cont")  # what nobody may ever do: the source goes on as well
-            await client.disconnect()
+            await qmp(alpha, ("cont", {}))  # what nobody may ever do: the source goes on as well
             await ticks_more(eye, 100)
             return await eye.report()
 

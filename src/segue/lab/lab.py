@@ -133,7 +133,8 @@ class Lab:
             LabError: no such host, or not done by the deadline.
             CommandFailed: its status is not zero, and that was to be checked.
         """
-        return await run(self.enter_argv(host, argv), deadline_s=deadline_s, check=check, stdin=stdin, host=host)
+        inside = self.enter_argv(host, [])
+        return await run(argv, inside=inside, deadline_s=deadline_s, check=check, stdin=stdin, host=host)
 
     async def set_rate(self, host: str, rate_bps: int | None) -> None:
         """Give a host's link a rate, and remember it."""
@@ -273,7 +274,7 @@ async def _start(layout: Layout, host: str, everyone: Sequence[str]) -> int:
     enter = processes.enter_argv(pid, [])
     for argv in services.daemons(host):
         try:
-            await run([*enter, *argv], host=host)
+            await run(argv, inside=enter, host=host)
         except CommandFailed as error:
             raise LabError(f"{argv[0]} does not start on {host}: {error.stderr.strip() or error.status}.") from error
     await services.wait_ready(layout, host, enter)

@@ -23,6 +23,7 @@ class Completed:
 async def run(
     argv: Sequence[str],
     *,
+    inside: Sequence[str] = (),
     stdin: str | None = None,
     check: bool = True,
     deadline_s: float = 30.0,
@@ -33,6 +34,7 @@ async def run(
 
     Args:
         argv: its words; no shell sees them.
+        inside: words before them that bring it into a host; errors do not tell them.
         stdin: what it reads; nothing when not given.
         check: raise when its status is not zero.
         deadline_s: then it is killed.
@@ -46,6 +48,7 @@ async def run(
     pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(
+            *inside,
             *argv,
             stdin=asyncio.subprocess.DEVNULL if stdin is None else pipe,
             stdout=pipe,
@@ -54,7 +57,7 @@ async def run(
             pass_fds=tuple(pass_fds),
         )
     except FileNotFoundError as error:
-        raise LabError(f"{argv[0]} is not installed.", hint="'./run setup' installs what the lab needs.") from error
+        raise LabError(f"{[*inside, *argv][0]} is not installed.", hint="'./run setup' installs what the lab needs.") from error
     try:
         async with asyncio.timeout(deadline_s):
             stdout, stderr = await process.communicate(None if stdin is None else stdin.encode())

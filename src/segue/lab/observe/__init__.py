@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,7 @@ from segue.lab.observe.serial import SerialLines
 __all__ = ["DiskReport", "Report", "Watch", "observe"]
 
 SETTLE_DEADLINE_S: Final = 2.0
-"""How long a report waits for signs of life; a guest without any by then is reported as it is."""
+"""How long a watch waits for signs of life at its beginning and its end; a guest without any is reported as it is."""
 SETTLE_TICKS: Final = 15
 """Ticks that a report waits for, so that its last moment is not taken for a gap, and a second copy had time to show."""
 LOOK_EVERY_S: Final = 0.01
@@ -65,7 +65,8 @@ class Watch:
 
     async def report(self, *, since: int | None = None) -> Report:
         """What was seen since a mark, or since the beginning. Waits a little for the guest to show that it lives."""
-        await self._settle(len(self._serial.ticks) + SETTLE_TICKS)
+        wanted = len(self._serial.ticks) + SETTLE_TICKS
+        await _seen(lambda: len(self._serial.ticks) >= wanted)
         until = time.monotonic_ns()
         return judge(
             list(self._serial.ticks),
@@ -76,17 +77,24 @@ class Watch:
             until_ns=until,
         )
 
-    async def _settle(self, wanted: int) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_DEADLINE_S):
-                while len(self._serial.ticks) < wanted:  # noqa: ASYNC110  # the reader is a thread: there is no event
-                    await asyncio.sleep(LOOK_EVERY_S)
+    async def first_signs(self) -> None:
+        """Begin to count when the guest has ticked and answered once: a silence that was there before us is nobody's gap."""
+        await _seen(lambda: bool(self._serial.ticks) and any(probe.answered_ns for probe in self._prober.probes))
+        self._began = time.monotonic_ns()
 
     def _disk(self) -> DiskReport | None:
         if self._guest.disk is None:
             return None
         acks = list(self._serial.acks)  # first: a record is on the disk before it is acknowledged
         return judge_disk(disk.read(Path(self._guest.disk)), acks)
+
+
+async def _seen(sign: Callable[[], bool]) -> None:
+    """Wait until there is that sign of life, or until it is late enough to go on without."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_DEADLINE_S):
+            while not sign():  # noqa: ASYNC110  # the readers are threads: there is no event
+                await asyncio.sleep(LOOK_EVERY_S)
 
 
 @contextlib.asynccontextmanager
@@ -99,6 +107,7 @@ async def observe(lab: Lab, name: str) -> AsyncIterator[Watch]:
     watch = Watch(lab, guests.record(lab, name))
     watch.start()
     try:
+        await watch.first_signs()
         yield watch
     finally:
         watch.stop()
