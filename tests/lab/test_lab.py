@@ -199,13 +199,15 @@ sys.exit(4)
 """
 
 
-def test_run_gives_the_commands_status_input_and_output(own: Lab) -> None:
+@pytest.mark.usefixtures("own")
+def test_run_gives_the_commands_status_input_and_output() -> None:
     echoed = segue_lab("run", "--name", NAME, "--on", "alpha", "--", "sh", "-c", "cat; hostname; exit 7", stdin="hello\n")
     assert (echoed.returncode, echoed.stdout, echoed.stderr) == (7, "hello\nalpha\n", "")
 
 
+@pytest.mark.usefixtures("own")
 @pytest.mark.parametrize("by", ["signal", "terminal"])
-def test_an_interrupt_reaches_the_command_once_and_its_status_comes_back(own: Lab, by: str) -> None:
+def test_an_interrupt_reaches_the_command_once_and_its_status_comes_back(by: str) -> None:
     argv = [SEGUE, "lab", "run", "--name", NAME, "--", PYTHON, "-c", _TELL_INTERRUPTS]
     keyboard, terminal = pty.openpty()
     if by == "terminal":
@@ -237,7 +239,8 @@ async def test_a_command_that_is_given_up_does_not_live_on(own: Lab) -> None:
 # --- what it says
 
 
-def test_status_shows_hosts_daemons_and_links(own: Lab) -> None:
+@pytest.mark.usefixtures("own")
+def test_status_shows_hosts_daemons_and_links() -> None:
     shown = json.loads(segue_lab("status", "--name", NAME, "--json").stdout)
     assert shown["hosts"]["alpha"]["daemons"] == {"sshd": True, "libvirtd": True}
     assert shown["hosts"]["storage"]["daemons"] == {"rpcbind": True, "ganesha.nfsd": True}
@@ -245,6 +248,7 @@ def test_status_shows_hosts_daemons_and_links(own: Lab) -> None:
     assert shown["storage"] in ("kernel", "qemu-nfs")
 
 
+@pytest.mark.usefixtures("own")
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
@@ -259,7 +263,7 @@ def test_status_shows_hosts_daemons_and_links(own: Lab) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_errors_are_one_sentence_and_a_status(own: Lab, words: tuple[str, ...], status: int, says: str) -> None:
+def test_errors_are_one_sentence_and_a_status(words: tuple[str, ...], status: int, says: str) -> None:
     ended = segue_lab(*words)
     assert ended.returncode == status
     assert says in ended.stderr
@@ -267,7 +271,8 @@ def test_errors_are_one_sentence_and_a_status(own: Lab, words: tuple[str, ...], 
     assert ended.stdout == ""
 
 
-def test_without_root_it_says_so(own: Lab) -> None:
+@pytest.mark.usefixtures("own")
+def test_without_root_it_says_so() -> None:
     for words in (("up", "--name", "other"), ("down", "--name", NAME), ("status", "--name", NAME)):
         nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", SEGUE, "lab", *words]
         ended = subprocess.run(nobody, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
@@ -368,8 +373,8 @@ def test_an_interrupted_up_leaves_nothing(killed: Layout, moment: str, signals: 
 def test_down_ends_guests_and_whatever_else_lives_in_the_lab(killed: Layout) -> None:
     lab = asyncio.run(up(name=killed.name, hosts=1))
     pid = KILLED.host_path("alpha", "/run/left.pid")
-    qemu = "qemu-system-x86_64 -S -display none -nodefaults -netdev bridge,id=n,br=br0 -device e1000,netdev=n".split()
-    asyncio.run(lab.run("alpha", [*qemu, "-daemonize", "-pidfile", "/run/left.pid"]))
+    qemu = ["qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-netdev", "bridge,id=n,br=br0"]
+    asyncio.run(lab.run("alpha", [*qemu, "-device", "e1000,netdev=n", "-daemonize", "-pidfile", "/run/left.pid"]))
     assert pid.exists()
     stranger = subprocess.Popen(["ip", "netns", "exec", lab.netns("alpha"), "sleep", "7777"])
     asyncio.run(down(killed.name))
