@@ -55,8 +55,15 @@ async def test_odd_names_and_directories_survive(pretend, tmp_path: Path, name: 
     assert list(seen.line.words())[3:] == words
 
 
-async def test_libvirts_own_are_left_to_libvirt(pretend):
-    words = ["-name", "guest=web,debug-threads=on", "-chardev", "socket,id=charmonitor,fd=29,server=on,wait=off"]
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-name", "guest=web,debug-threads=on", "-chardev", "socket,id=charmonitor,fd=29,server=on,wait=off"],
+        ["-S", "-nodefaults", "-machine", "none,accel=kvm:tcg", "-qmp", "unix:/var/lib/libvirt/qemu/qmp-X/qmp.monitor,server"],
+    ],
+    ids=["a guest", "a look at what QEMU can do"],
+)
+async def test_libvirts_own_are_left_to_libvirt(pretend, words):
     assert await found(pretend(*words).pid) is None
 
 

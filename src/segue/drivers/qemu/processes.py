@@ -146,7 +146,12 @@ def _started(stat: str) -> int:
 
 
 def _is_libvirts(command: CommandLine) -> bool:
-    """Libvirt names its monitor chardev so, and keeps the socket or its descriptor (qemu_command.c, "charmonitor")."""
+    """Libvirt names its monitor chardev so, and keeps the socket or its descriptor (qemu_command.c, "charmonitor").
+
+    To learn what a QEMU can do it starts one without a machine for a moment (qemu_process.c, qemuProcessQMPLaunch): no guest.
+    """
+    if any(argv.get(value, "type", first=True) == "none" for value in command.all("machine", "M")):
+        return True
     return any(argv.get(value, "id") == "charmonitor" for value in command.all("chardev"))
 
 
