@@ -282,7 +282,11 @@ async def _start(layout: Layout, host: str, everyone: Sequence[str]) -> int:
 
 
 async def _mount_export(layout: Layout, pids: Sequence[int]) -> str:
-    """Mount the export at the same path on every host where the kernel can; the first refusal decides for all."""
+    """Mount the export at the same path on every host where the kernel can; the first refusal decides for all.
+
+    Raises:
+        LabError: neither the kernel nor QEMU has an NFS client (Ubuntu 22.04 builds QEMU without one).
+    """
     for pid in pids:
         mount = [
             "mount",
@@ -293,8 +297,15 @@ async def _mount_export(layout: Layout, pids: Sequence[int]) -> str:
             f"{address(STORAGE)}:{layout.export}",
             str(layout.export),
         ]
-        if (await run(processes.enter_argv(pid, mount), check=False)).status:
-            return "qemu-nfs"
+        refused = await run(processes.enter_argv(pid, mount), check=False)
+        if not refused.status:
+            continue
+        if " nfs" not in (await run(["qemu-img", "--help"])).stdout:
+            raise LabError(
+                f"Neither this kernel nor this QEMU has an NFS client: {refused.stderr.strip()}.",
+                hint="Use a kernel with NFS (modprobe nfs), or a QEMU with its nfs driver (package qemu-block-extra).",
+            )
+        return "qemu-nfs"
     return "kernel"
 
 
