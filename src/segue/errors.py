@@ -2,7 +2,8 @@
 
     SegueError
     ├── UsageError            usage          the words of the call are wrong; nothing was touched        exit 2
-    │   └── ConfigError       config         segue.toml cannot be used                                   exit 2
+    │   ├── ConfigError       config         segue.toml cannot be used                                   exit 2
+    │   └── MigrationNotFound  migration-not-found  none is written down under that id                   exit 2
     ├── RefusedError          refused        looked, and the move must not start; nothing was touched    exit 3
     │   ├── GuestNotFound     guest-not-found
     │   ├── GuestAmbiguous    guest-ambiguous    two guests of that name
@@ -10,7 +11,10 @@
     │   ├── GuestBusy         guest-busy         a migration of it is already under way
     │   ├── SameHost          same-host
     │   ├── DestinationTaken  destination-taken  the destination already has a guest of that name
+    │   ├── LeaseHeld         lease-held         another process leads that migration
     │   └── Unsupported       unsupported        this driver or this hypervisor cannot do that
+    ├── StoreError            store              migrations cannot be written down; nothing was touched  exit 3
+    ├── LeaseLost             lease-lost         another process leads that migration now                exit 1
     ├── HostUnreachable       host-unreachable   no answer from a host before anything was touched       exit 6
     ├── MigrationFailed       migration-failed   it was tried; the guest runs on the source              exit 1
     │   ├── PrepareFailed     prepare-failed     the destination could not be made ready
@@ -208,6 +212,39 @@ class CommandFailed(SegueError):
         self.argv: Final = argv
         self.status: Final = status
         self.stderr: Final = stderr
+
+
+class StoreError(SegueError):
+    """The database in which migrations are written down cannot be used. Before a migration began, nothing was touched."""
+
+    code = "store"
+    exit_code = 3
+
+
+class MigrationNotFound(UsageError):
+    """No migration of that id is written down, or several begin so."""
+
+    code = "migration-not-found"
+
+
+class LeaseHeld(RefusedError):
+    """Another process leads this migration.
+
+    Args:
+        holder: that process, for people.
+    """
+
+    code = "lease-held"
+
+    def __init__(self, message: str, *, holder: str, guest_at: str = "", hint: str = "") -> None:
+        super().__init__(message, guest_at=guest_at, hint=hint)
+        self.holder: Final = holder
+
+
+class LeaseLost(SegueError):
+    """Another process has taken this migration over; this one acts no more."""
+
+    code = "lease-lost"
 
 
 class LabError(SegueError):

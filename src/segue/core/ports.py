@@ -10,10 +10,12 @@ acts; an action says in its docstring whether it may be repeated.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from segue.core.evidence import Evidence
 from segue.core.model import Guest, HostAddress, HostFacts, MigrationSpec, Progress
+from segue.core.record import Action, Change, Holder, Lease, Record, Sample, Settings, Story, Wishes
 
 
 class Attempt(Protocol):
@@ -21,8 +23,25 @@ class Attempt(Protocol):
 
     The engine calls, in this order: `prepare`, `perform`, then `finish` and `confirm`; or, before `finish`, `cancel` and
     `roll_back`.
-    `start_postcopy`, `set_bandwidth` and `set_max_downtime` may be called while `perform` is being iterated.
+    `start_postcopy`, `set_bandwidth`, `set_max_downtime` and `settings` may be called while `perform` is being iterated.
+
+    Where the process that began it has died, another one makes an attempt of its own and calls `reattach` in place of `prepare`.
+    Every action on a hypervisor is surrounded by `ActionLog.acting`.
     """
+
+    async def reattach(self, *, told_to_run: bool) -> None:
+        """Take up an attempt that another process began: look at what is there, and act on nothing.
+
+        Afterwards `perform` follows the job that is there without starting one, and ends with its final status; without a job
+        its only sample has status ``NONE``.
+
+        Args:
+            told_to_run: the journal has an intent to let the destination run.
+
+        Raises:
+            HypervisorError: what is there cannot be seen.
+        """
+        ...
 
     async def prepare(self) -> None:
         """Make the destination ready to receive; the source is not touched.
@@ -58,6 +77,18 @@ class Attempt(Protocol):
         """Send at most so many bytes per second, from now on. May be repeated."""
         ...
 
+    async def recover_postcopy(self) -> None:
+        """Connect a post-copy that lost its connection again; `perform` then shows it going on. May be repeated.
+
+        Raises:
+            HypervisorError: not yet, or not at all; both sides are as they were.
+        """
+        ...
+
+    async def settings(self) -> Settings:
+        """The limits that are in force, read back from the hypervisor."""
+        ...
+
     async def cancel(self) -> None:
         """Ask the hypervisor to stop sending, and wait until its job has ended, one way or the other.
 
@@ -88,6 +119,10 @@ class Attempt(Protocol):
 
         Called only after the destination was seen running.
         """
+        ...
+
+    async def discard(self) -> None:
+        """End whatever is left of a guest that is lost, on both hosts, when a person says so. May be repeated."""
         ...
 
     async def result(self) -> Progress:
@@ -138,10 +173,103 @@ class Driver(Protocol):
         """
         ...
 
-    def attempt(self, spec: MigrationSpec, source: Hypervisor, destination: Hypervisor) -> Attempt:
+    def attempt(self, spec: MigrationSpec, source: Hypervisor, destination: Hypervisor, log: ActionLog) -> Attempt:
         """An attempt that has not touched anything yet.
 
         Raises:
             Unsupported: this driver cannot take that control path or transport; the message names what can.
+        """
+        ...
+
+
+class Store(Protocol):
+    """Where migrations are written down. Every call blocks, is one transaction, and may be made from any thread.
+
+    Every call raises `StoreError` when the database cannot be read or written; then nothing of the call was done.
+    """
+
+    def create(self, record: Record) -> None:
+        """Write down a migration that was asked for. Its `lease`, `led`, `told_to_run` and `outcome` are not looked at."""
+        ...
+
+    def load(self, migration: str) -> Record:
+        """One migration by its id, or by the beginning of it where only one begins so.
+
+        Raises:
+            MigrationNotFound: none, or several.
+        """
+        ...
+
+    def find(self, *, guest: str = "", host: str = "", unsettled: bool = False, limit: int = 50) -> Sequence[Record]:
+        """Migrations, the newest first: of that guest, from or to that host, and only those that are not settled."""
+        ...
+
+    def story(self, migration: str) -> Story:
+        """All that was written of it but samples."""
+        ...
+
+    def samples(self, migration: str, *, after_ms: int = 0) -> Sequence[Sample]:
+        """Its samples taken after that time, in order."""
+        ...
+
+    def lead(self, migration: str, holder: Holder, *, ttl_ms: int, dead: Holder | None = None) -> Lease:
+        """Take the lease: free, expired, or this holder's already. Of two who try at once exactly one gets it.
+
+        Args:
+            migration: its id.
+            holder: who wants it.
+            ttl_ms: for how long.
+            dead: take it from this holder too, whom the caller has seen dead.
+
+        Raises:
+            LeaseHeld: somebody else holds it; says who and until when.
+        """
+        ...
+
+    def renew(self, lease: Lease, *, ttl_ms: int) -> Lease:
+        """Hold it for so long from now.
+
+        Raises:
+            LeaseLost: somebody else has taken it since.
+        """
+        ...
+
+    def release(self, lease: Lease) -> None:
+        """Give it up. Harmless when it is lost already."""
+        ...
+
+    def write(self, lease: Lease, changes: Sequence[Change]) -> None:
+        """Write all of it or nothing, on disk when this returns.
+
+        Raises:
+            LeaseLost: the lease is somebody else's now: nothing was written. One that only expired, and nobody took, is good.
+        """
+        ...
+
+    def wish(self, migration: str, wishes: Wishes) -> int:
+        """Add to what is wanted of it; what is ``None`` or false in `wishes` stays as it was.
+
+        Returns:
+            The new revision.
+        """
+        ...
+
+    def wishes(self, migration: str) -> Wishes:
+        """What is wanted of it now."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the database. May be repeated."""
+        ...
+
+
+class ActionLog(Protocol):
+    """Where a driver says what it is about to do to a hypervisor."""
+
+    def acting(self, action: Action, detail: str = "") -> AbstractAsyncContextManager[None]:
+        """Surround one action: the intent is written down before the body runs, and how it ended afterwards.
+
+        Raises:
+            LeaseLost: on entry, before the body: another process leads this migration now, and nothing may be done.
         """
         ...

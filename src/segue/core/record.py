@@ -1,0 +1,219 @@
+"""What is written down of a migration, so that anyone can take it up again and say afterwards what happened.
+
+A migration is led by one process at a time, which holds its lease; each new holder has a higher epoch, and what is written
+under an older one is refused. Before each action on a hypervisor the leader writes that it will act (an intent), afterwards how
+it ended. Others steer it by what they wish, which the leader reads.
+
+What may live here: frozen values. Times are wall-clock milliseconds since 1970 (``*_at_ms``), because processes that do not share
+a monotonic clock compare them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from segue.core.model import HostAddress, MigrationSpec, Outcome, Progress
+from segue.core.phases import State
+
+
+class Action(StrEnum):
+    """Everything that a driver may do to a hypervisor. One word each, the same for all drivers that do it."""
+
+    SET_UP_SOURCE = "set-up-source"
+    """Limits and capabilities on the source's QEMU."""
+    LAUNCH_DESTINATION = "launch-destination"
+    LISTEN = "listen"
+    """The destination waits for data."""
+    START = "start"
+    """Memory begins to flow. With libvirt: the migrate call, in which its daemons do all that follows."""
+    START_POSTCOPY = "start-post-copy"
+    RECOVER_POSTCOPY = "recover-post-copy"
+    TUNE = "tune"
+    CANCEL = "cancel"
+    RESUME_DESTINATION = "resume-destination"
+    """From this intent on the destination may have run the guest, whatever came of it."""
+    ANNOUNCE = "announce"
+    END_SOURCE = "end-source"
+    UNDEFINE_SOURCE = "undefine-source"
+    END_DESTINATION = "end-destination"
+    RESUME_SOURCE = "resume-source"
+
+
+class Step(StrEnum):
+    """How far an action has come."""
+
+    INTENT = "intent"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of the journal.
+
+    Attributes:
+        epoch: of the leader that wrote it.
+        detail: for people: on which host, with what, or why it failed.
+    """
+
+    at_ms: int
+    epoch: int
+    action: Action
+    step: Step
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """A state was entered."""
+
+    at_ms: int
+    epoch: int
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something to be told later: a decision and its reason, what was seen on recovery, an error on the way."""
+
+    at_ms: int
+    epoch: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A look at the job."""
+
+    at_ms: int
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What others want of a migration. ``None`` and false: nothing was asked.
+
+    Attributes:
+        revision: how often anything was asked; what was asked last has the highest.
+    """
+
+    cancel: bool = False
+    bandwidth_bps: int | None = None
+    max_downtime_ms: int | None = None
+    postcopy_now: bool = False
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What is in force, read back from the hypervisor. ``None``: it does not say.
+
+    Attributes:
+        revision: of the wishes that it answers; 0: those of the beginning.
+        error: why a wish could not be carried out; empty when all were.
+    """
+
+    revision: int = 0
+    bandwidth_bps: int | None = None
+    max_downtime_ms: int | None = None
+    postcopy: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The end.
+
+    Attributes:
+        settled: nothing of it is left to be done or undone on either host.
+    """
+
+    at_ms: int
+    outcome: Outcome
+    settled: bool
+
+
+Change = Entry | Transition | Note | Sample | Settings | Ended
+"""What a leader writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A process that leads a migration, so named that it can be found, and never mistaken for a later one.
+
+    Attributes:
+        machine: the boot id of its machine and its PID namespace.
+        pid: there.
+        started: clock ticks after boot (proc(5), field 22 of stat): a pid alone is used again.
+        name: for people.
+    """
+
+    machine: str
+    pid: int
+    started: int
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to act on a migration.
+
+    Attributes:
+        migration: its id.
+        epoch: rises by one with each new holder.
+        until_ms: by the store's clock; then anybody may take it.
+    """
+
+    migration: str
+    holder: Holder
+    epoch: int
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One migration as it is written down.
+
+    Attributes:
+        spec: what was asked for.
+        source, destination: how to reach both hosts.
+        created_at_ms: when it was asked for.
+        state: the last one entered.
+        phase: how far on the way through it ever got.
+        told_to_run: there is an intent to let the destination run.
+        wishes: what others want of it.
+        settings: what is in force; ``None`` before anything was.
+        outcome: the end, once it has come.
+        settled: nothing is left to be done or undone; false until the end.
+        lease: who leads it, or led it last; ``None`` when nobody ever did.
+        led: that lease is still valid.
+    """
+
+    spec: MigrationSpec
+    source: HostAddress
+    destination: HostAddress
+    created_at_ms: int
+    state: State = State.BEGIN
+    phase: State = State.BEGIN
+    told_to_run: bool = False
+    wishes: Wishes = field(default_factory=Wishes)
+    settings: Settings | None = None
+    outcome: Outcome | None = None
+    settled: bool = False
+    lease: Lease | None = None
+    led: bool = False
+
+    @property
+    def id(self) -> str:
+        """Never used twice."""
+        return self.spec.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """All that was written of one migration, each list in order of time."""
+
+    transitions: tuple[Transition, ...]
+    entries: tuple[Entry, ...]
+    notes: tuple[Note, ...]
