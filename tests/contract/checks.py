@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +22,7 @@ from segue.core.evidence import Sighting
 from segue.core.model import GuestState, HostAddress, JobStatus, Limits, MigrationSpec, Owner, Progress
 from segue.core.ports import Attempt, Driver, Hypervisor
 from segue.errors import HostUnreachable
+from tests.support.ledger import Ledger
 
 DEADLINE_S = 60.0
 SLOW_BPS = 8 * units.MIB
@@ -43,6 +44,7 @@ class Bench:
     addresses: tuple[HostAddress, HostAddress]
     dead: HostAddress
     guest: str
+    ledger: Ledger = field(default_factory=Ledger)
 
     @contextlib.asynccontextmanager
     async def hosts(self) -> AsyncIterator[tuple[Hypervisor, Hypervisor]]:
@@ -68,7 +70,7 @@ class Bench:
             driver=kind,
             limits=limits,
         )
-        async with contextlib.aclosing(self.driver.attempt(spec, source, destination)) as attempt:
+        async with contextlib.aclosing(self.driver.attempt(spec, source, destination, self.ledger)) as attempt:
             yield attempt
 
 

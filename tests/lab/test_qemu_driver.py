@@ -21,6 +21,7 @@ from segue.lab import Lab
 from segue.lab.guests import GuestSpec, LabGuest
 from segue.lab.layout import GUEST_LOGS, GUEST_RUN
 from tests.support.inside import Inside
+from tests.support.ledger import Ledger
 
 pytestmark = pytest.mark.lab
 
@@ -72,14 +73,14 @@ def host_address(lab: Lab, host: str) -> HostAddress:
 async def scene(addresses: list[HostAddress], limits: Limits) -> AsyncIterator[Scene]:
     driver = QemuDriver()
     async with AsyncExitStack() as stack:
-        hosts = []
+        hosts: list[QemuHypervisor] = []
         for address in addresses:
             hosts.append(await driver.connect(address, deadline_s=10))
             stack.push_async_callback(hosts[-1].aclose)
         spec = MigrationSpec(
             id=secrets.token_hex(4), guest=NAME, source="alpha", destination="beta", driver=DriverKind.QEMU, limits=limits
         )
-        attempt = await stack.enter_async_context(aclosing(driver.attempt(spec, *hosts)))
+        attempt = await stack.enter_async_context(aclosing(driver.attempt(spec, hosts[0], hosts[1], Ledger())))
         yield Scene(source=hosts[0], destination=hosts[1], attempt=attempt)
 
 

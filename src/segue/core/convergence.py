@@ -40,6 +40,11 @@ STALLED_ITERATIONS: Final = 2
 STALLED_MS: Final = 1000
 
 
+# Without a byte sent the link is dead. After a shorter cut TCP goes on by itself: it tries again after 0.2, 0.4 … 25.6 s (RFC
+# 6298).
+SILENCE_MS: Final = 30_000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What the samples so far say, iteration by iteration.
@@ -80,18 +85,21 @@ def observe(history: History, sample: Progress, limits: Limits) -> History:
     return replace(begun, best_bytes=min(history.best_bytes, history.left_bytes), stalled=history.stalled + 1)
 
 
-def decide(history: History, sample: Progress, limits: Limits) -> tuple[Decision, str]:
+def decide(history: History, sample: Progress, limits: Limits, *, silent_ms: int = 0) -> tuple[Decision, str]:
     """Say what to do now, and why in one sentence.
 
     Args:
         history: all samples up to now, this one included.
         sample: the newest one.
         limits: what is promised and what is allowed.
+        silent_ms: how long not one byte has been sent.
     """
     if sample.status is not JobStatus.ACTIVE:
         return Decision.CONTINUE, f"nothing to steer while {sample.status}"
     if limits.within_ms is not None and sample.elapsed_ms >= limits.within_ms:
         return Decision.GIVE_UP, f"not done within {units.format_duration_ms(limits.within_ms)}"
+    if silent_ms >= SILENCE_MS:
+        return Decision.GIVE_UP, f"nothing was sent for {units.format_duration_ms(silent_ms)}: the link does not carry"
     if history.stalled < STALLED_ITERATIONS or sample.elapsed_ms - history.improved_ms < STALLED_MS:
         return Decision.CONTINUE, "still converging"
     left = history.best_bytes or 0

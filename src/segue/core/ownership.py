@@ -3,16 +3,43 @@
 A verdict needs both hosts. "Gone from the source" is not "arrived"; a host that does not answer, or answers in words we do not
 know, proves nothing, and then the owner is `Owner.UNPROVEN`.
 
-What may live here: the table of pairs and `judge`. It decides; it never acts, and it reads no clock.
+What may live here: the table of pairs, what follows from each, and `judge`. It decides; it never acts, and it reads no clock.
+docs/reference/ownership.md is written from it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import Owner
+
+
+class Remedy(StrEnum):
+    """What is safe to do about a pair of sightings, and left to be done."""
+
+    NOTHING = "nothing"
+    """One copy, alone, and nothing left over."""
+    WAIT = "wait"
+    """Look again: a host did not answer, or answered in unknown words."""
+    ROLL_BACK = "roll back"
+    """End the destination's copy, which never ran; then let the source go on where it stands still."""
+    RESUME_DESTINATION = "resume destination"
+    """All has arrived: let the destination run, then end what the source still holds."""
+    RELEASE_SOURCE = "release source"
+    """End what the source still holds: the destination was seen to have the guest."""
+    FOLLOW = "follow"
+    """Post-copy runs: wait for its end, and end nothing on either side."""
+    RECONNECT = "reconnect"
+    """Post-copy lost its connection: connect it again, and end nothing on either side."""
+    DISCARD = "discard"
+    """The guest is lost; parts of it are left that nobody can use. A person may have them ended, then start it from its disk."""
+    RESTART = "restart"
+    """The guest died and nothing is left: a person may start it from its disk, on one host."""
+    ASK = "ask"
+    """Nothing is safe: a person must look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +51,7 @@ class Verdict:
         settled: the owner's copy stands there alone and nothing of the move is left to do or undo.
         runs: the owner was seen executing the guest, or holding it as somebody had paused it; never both hosts.
         both_run: two copies were seen executing: the one thing that must never be.
+        remedy: what is safe to do, and left to be done.
         reason: one sentence for a person, with both sightings in it.
     """
 
@@ -31,6 +59,7 @@ class Verdict:
     settled: bool
     runs: bool
     reason: str
+    remedy: Remedy
     both_run: bool = False
 
 
@@ -76,6 +105,9 @@ OWNERS: Final[dict[tuple[Sighting, Sighting], tuple[Owner, bool]]] = {
     },
     (S.POSTCOPY, S.RUNNING): (Owner.DESTINATION, False),
     (S.POSTCOPY_PAUSED, S.RUNNING): (Owner.DESTINATION, False),
+    # Post-copy, and one side is gone with the pages that only it had: no whole guest is anywhere.
+    **{(source, idle): (Owner.NOBODY, False) for source in (S.POSTCOPY, S.POSTCOPY_PAUSED) for idle in _IDLE},
+    **{(idle, S.POSTCOPY_PAUSED): (Owner.NOBODY, False) for idle in _IDLE},
     # Both answered, neither has it: it died. (A half-started destination may still have to be swept away.)
     **{(gone, idle): (Owner.NOBODY, True) for gone in _IDLE for idle in _IDLE},
     (S.ABSENT, S.INCOMING): (Owner.NOBODY, False),
@@ -83,7 +115,7 @@ OWNERS: Final[dict[tuple[Sighting, Sighting], tuple[Owner, bool]]] = {
 }
 
 
-def judge(source: Evidence, destination: Evidence, *, may_have_run: bool) -> Verdict:
+def judge(source: Evidence, destination: Evidence, *, may_have_run: bool, only_told: bool = False) -> Verdict:
     """Say who owns the guest from what both hosts showed.
 
     Args:
@@ -92,15 +124,55 @@ def judge(source: Evidence, destination: Evidence, *, may_have_run: bool) -> Ver
         may_have_run: the destination was told to run the guest, whatever it answered. When it then has nothing, the guest may
             have run and died there, and what the source still holds is its past: to run that against a disk that went on is worse
             than any outage.
+        only_told: the destination runs the guest only when Segue tells it to (bare QEMU, started with ``-S``; libvirt's daemons
+            do it by themselves). While it was not told, a source that is seen to have the guest owns it, even where the
+            destination does not answer.
 
     Returns:
         A verdict; `Owner.UNPROVEN` for every pair that is not in `OWNERS`, for two running copies, and for the past above.
     """
+    pair = source.sighting, destination.sighting
     seen = f"{source.host} shows it {source.sighting}, {destination.host} shows it {destination.sighting}"
     if source.sighting is S.RUNNING and destination.sighting in (S.RUNNING, S.POSTCOPY):
-        return Verdict(owner=Owner.UNPROVEN, settled=False, runs=False, both_run=True, reason=f"two copies run: {seen}")
-    owner, settled = OWNERS.get((source.sighting, destination.sighting), (Owner.UNPROVEN, False))
+        why = f"two copies run: {seen}"
+        return Verdict(owner=Owner.UNPROVEN, settled=False, runs=False, both_run=True, reason=why, remedy=Remedy.ASK)
+    owner, settled = OWNERS.get(pair, (Owner.UNPROVEN, False))
     if may_have_run and source.sighting in _GIVEN_AWAY and destination.sighting in _IDLE:
         owner, settled = Owner.UNPROVEN, False
+    if only_told and not may_have_run and source.sighting in _RUNS and not destination.sighting.is_proof:
+        owner, settled = Owner.SOURCE, False
     held = {Owner.SOURCE: source.sighting, Owner.DESTINATION: destination.sighting}.get(owner, S.UNKNOWN)
-    return Verdict(owner=owner, settled=settled, runs=held in _RUNS or held is S.POSTCOPY, reason=seen)
+    return Verdict(
+        owner=owner,
+        settled=settled,
+        runs=held in _RUNS or held is S.POSTCOPY,
+        reason=seen,
+        remedy=_remedy(owner, settled, source.sighting, destination.sighting),
+    )
+
+
+def _remedy(owner: Owner, settled: bool, source: Sighting, destination: Sighting) -> Remedy:  # noqa: FBT001  # a row of a table
+    silent = not (source.is_proof and destination.is_proof)
+    match owner:
+        case Owner.SOURCE | Owner.DESTINATION if settled:
+            return Remedy.NOTHING
+        case Owner.SOURCE:
+            return Remedy.WAIT if silent else Remedy.ROLL_BACK
+        case Owner.DESTINATION:
+            return _FOR_DESTINATION[S.POSTCOPY_PAUSED if S.POSTCOPY_PAUSED in (source, destination) else destination]
+        case Owner.NOBODY if settled:
+            return Remedy.RESTART
+        case Owner.NOBODY:
+            return Remedy.ROLL_BACK if destination is S.INCOMING else Remedy.DISCARD
+        case _:
+            return Remedy.WAIT if silent else Remedy.ASK
+
+
+# What is left to be done for a destination that owns the guest, by what it shows.
+_FOR_DESTINATION: Final = {
+    S.RUNNING: Remedy.RELEASE_SOURCE,
+    S.PAUSED: Remedy.RELEASE_SOURCE,
+    S.SWITCHOVER: Remedy.RESUME_DESTINATION,
+    S.POSTCOPY: Remedy.FOLLOW,
+    S.POSTCOPY_PAUSED: Remedy.RECONNECT,
+}

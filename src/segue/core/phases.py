@@ -40,7 +40,7 @@ class State(StrEnum):
 
     @property
     def is_end(self) -> bool:
-        """Nothing can follow."""
+        """Nothing follows by itself."""
         return self in END_STATES
 
     @property
@@ -75,6 +75,8 @@ class Fact(StrEnum):
     """Evidence of both hosts: the guest runs on the source only, nothing is left on the destination."""
     PROVEN_GONE = "proven-gone"
     """Evidence of both hosts: the guest runs nowhere (it died)."""
+    TAKEN_UP = "taken-up"
+    """Somebody looks again at a migration that had ended without proof, or had left something behind."""
     UNPROVEN = "unproven"
     """The evidence does not prove one owner, and the time to look for it is over."""
 
@@ -137,11 +139,11 @@ TRANSITIONS: Final[dict[State, dict[Fact, State]]] = {
         Fact.PROVEN_GONE: State.FAILED,
         Fact.UNPROVEN: State.AMBIGUOUS,
     },
-    State.MOVED: {},
-    State.FAILED: {},
-    State.CANCELLED: {},
+    State.MOVED: {Fact.TAKEN_UP: State.VERIFY},
+    State.FAILED: {Fact.TAKEN_UP: State.FAILING},
+    State.CANCELLED: {Fact.TAKEN_UP: State.CANCELLING},
     State.REFUSED: {},
-    State.AMBIGUOUS: {},
+    State.AMBIGUOUS: {Fact.TAKEN_UP: State.VERIFY},
 }
 
 PHASES: Final = (
@@ -158,7 +160,8 @@ PHASES: Final = (
 MAY_HAVE_RUN: Final = frozenset({State.POSTCOPY, State.FINISH, State.CONFIRM, State.VERIFY})
 """From these on the destination has been told to run the guest, or ran it already."""
 
-END_STATES: Final = frozenset(state for state, row in TRANSITIONS.items() if not row)
+END_STATES: Final = frozenset({State.MOVED, State.FAILED, State.CANCELLED, State.REFUSED, State.AMBIGUOUS})
+"""Nothing follows by itself; who finds that something is left to do takes it up again."""
 
 ON_ENTRY: Final[dict[State, tuple[Effect, ...]]] = {
     State.PREPARE: (Effect.PREPARE_DESTINATION,),
@@ -169,6 +172,17 @@ ON_ENTRY: Final[dict[State, tuple[Effect, ...]]] = {
     State.VERIFY: (Effect.PROVE,),
     State.CANCELLING: (Effect.CANCEL_AND_ROLL_BACK, Effect.PROVE),
     State.FAILING: (Effect.ROLL_BACK, Effect.PROVE),
+}
+
+
+# Where whoever takes up a migration begins that another process left in that state: what the state asks for is done (again), for
+# each of it is harmless when repeated, except that nothing new is begun. A migration that never got past begin, or whose
+# destination was still being made ready, is turned back.
+TAKE_UP: Final[dict[State, tuple[Fact | None, tuple[Effect, ...]]]] = {
+    State.BEGIN: (Fact.CANCEL_ASKED, ()),
+    State.PREPARE: (Fact.BROKE, ()),
+    **{state: (None, ON_ENTRY[state]) for state in State if state in ON_ENTRY and state is not State.PREPARE},
+    **{state: (Fact.TAKEN_UP, ()) for state in END_STATES if TRANSITIONS[state]},
 }
 
 

@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from segue import config
-from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Progress, Transport
+from segue.core.model import Control, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Progress, Transport
 from segue.core.phases import State
-from segue.core.ports import Driver
+from segue.core.ports import Hypervisor, Store
+from segue.core.record import Record
 from segue.drivers import driver as driver_of_kind
 from segue.engine.inventory import Found, Inventory, refuse_early
-from segue.engine.runner import Runner, Steered
+from segue.engine.journal import wall_ms
+from segue.engine.leader import DriverOf, Leader
+from segue.engine.runner import Steered, Told
 from segue.errors import (
     MigrationCancelled,
     MigrationFailed,
@@ -35,8 +36,9 @@ from segue.errors import (
     SegueError,
     Unsupported,
 )
+from segue.store import open_store
 
-Event = State | Progress | Steered
+Event = State | Progress | Steered | Told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +62,6 @@ class Request:
     id: str = field(default_factory=lambda: secrets.token_hex(6))
 
 
-def monotonic_ms() -> int:
-    """Milliseconds that never jump."""
-    return time.monotonic_ns() // 1_000_000
-
-
 class Migration:
     """A migration that has been asked for; it starts when it is first awaited or iterated.
 
@@ -72,18 +69,28 @@ class Migration:
         request: what was asked for.
         settings: the fleet.
         driver: gives the driver of a kind; the simulated one in rehearsals.
+        store: opens the store in which it is written down.
     """
 
     def __init__(
-        self, request: Request, settings: config.Settings, *, driver: Callable[[DriverKind], Driver] = driver_of_kind
+        self,
+        request: Request,
+        settings: config.Settings,
+        *,
+        driver: DriverOf = driver_of_kind,
+        store: Callable[[], Store] = open_store,
     ) -> None:
         self.request = request
         self.outcome: Outcome | None = None
         """The end, once it has come; a refusal before the first look at the guest leaves a bare one too."""
+        self.trouble = ""
+        """Why not everything of it could be written down; empty when it could."""
         self._settings = settings
         self._driver = driver
+        self._open = store
+        self._store: Store | None = None
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._runner: Runner | None = None
+        self._leader: Leader | None = None
         self._task: asyncio.Task[Outcome] | None = None
         self._cancelled_early = False
 
@@ -114,8 +121,8 @@ class Migration:
         Returns:
             False when there is no way back any more; the migration then goes on to its end.
         """
-        if self._runner is not None:
-            return self._runner.cancel()
+        if self._leader is not None:
+            return self._leader.cancel()
         self._cancelled_early = True
         if self._task is not None:
             self._task.cancel()  # it only looks: whatever host it waits for, nothing has to be undone
@@ -150,30 +157,57 @@ class Migration:
             raise cancelled
         try:
             async with Inventory(self._driver) as inventory:
-                return await self._move(inventory)
+                source, destination, record = await self._write_down(inventory)
+                self._leader = Leader(self._store_open(), record, driver=self._driver, report=self._events.put_nowait)
+                return await self._leader.run(source, destination)
         except asyncio.CancelledError:
             if self._cancelled_early:
                 raise cancelled from None
             raise
+        finally:
+            self.trouble = self._leader.trouble if self._leader is not None else ""
+            if self._store is not None:
+                self._store.close()
 
-    async def _move(self, inventory: Inventory) -> Outcome:
-        found, destination = await self._look(inventory)
-        spec = MigrationSpec(
-            id=self.request.id,
-            guest=found.guest.name,
-            source=found.address.name,
-            destination=destination.name,
-            driver=found.guest.driver,
-            control=self.request.control,
-            transport=self.request.transport,
-            limits=self.request.limits,
+    async def write_down(self) -> tuple[Store, Record]:
+        """Look, refuse what cannot work, and write the migration down for another process to lead (`detached`)."""
+        async with Inventory(self._driver) as inventory:
+            _, _, record = await self._write_down(inventory)
+            return self._store_open(), record
+
+    def _store_open(self) -> Store:
+        if self._store is None:
+            raise AssertionError("the store is opened while the hosts are looked at")
+        return self._store
+
+    async def _write_down(self, inventory: Inventory) -> tuple[Hypervisor, Hypervisor, Record]:
+        """Look at both hosts, and beside it open the store: neither waits for the other."""
+        opening = asyncio.create_task(asyncio.to_thread(self._open))
+        try:
+            found, destination = await self._look(inventory)
+            there = await inventory.connect(destination)
+            await refuse_early(found, there)
+        finally:
+            await asyncio.wait({opening})
+            self._store = None if opening.exception() else opening.result()
+        store = opening.result()
+        record = Record(
+            spec=MigrationSpec(
+                id=self.request.id,
+                guest=found.guest.name,
+                source=found.address.name,
+                destination=destination.name,
+                driver=found.guest.driver,
+                control=self.request.control,
+                transport=self.request.transport,
+                limits=self.request.limits,
+            ),
+            source=found.address,
+            destination=destination,
+            created_at_ms=wall_ms(),
         )
-        there = await inventory.connect(destination)
-        await refuse_early(found, there)
-        attempt = self._driver(spec.driver).attempt(spec, found.hypervisor, there)
-        async with aclosing(attempt):
-            self._runner = Runner(spec, attempt, found.hypervisor, there, now_ms=monotonic_ms, report=self._events.put_nowait)
-            return await self._runner.run()
+        await asyncio.to_thread(store.create, record)
+        return found.hypervisor, there, record
 
     async def _look(self, inventory: Inventory) -> tuple[Found, HostAddress]:
         """Find the guest, and the destination's address for that kind of guest, asking all hosts at once."""

@@ -4,24 +4,32 @@ The runner is a loop around `segue.core.phases.step`: it performs the effects th
 into a fact, and steps on until the state is an end. What to do about slow convergence is asked of `core.convergence`, who
 owns the guest of `core.ownership`; the runner itself decides nothing and knows no hypervisor.
 
-What may live here: the loop and one method for each effect. Nothing in it waits for a terminal or a disk: whoever wants to watch
-hands in a `report` function that returns at once.
+It can be started by anyone at any time. Where another process has begun, it takes up what was written down, looks at both
+hosts, and goes on from what it sees (`phases.TAKE_UP`).
+
+What may live here: the loop and one method for each effect. Nothing in it waits for a terminal, and for the journal only before
+an action: whoever wants to watch hands in a `report` function that returns at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from segue import units
 from segue.core import convergence, ownership, phases
 from segue.core.convergence import Decision, History
-from segue.core.model import JobStatus, MigrationSpec, Outcome, OutcomeKind, Owner, Progress
-from segue.core.ownership import Verdict
+from segue.core.model import DriverKind, JobStatus, MigrationSpec, Outcome, OutcomeKind, Owner, Progress
+from segue.core.ownership import Remedy, Verdict
 from segue.core.phases import Effect, Fact, State
 from segue.core.ports import Attempt, Hypervisor
-from segue.errors import SegueError
+from segue.core.record import Record, Settings, Wishes
+from segue.engine import failpoints
+from segue.engine.journal import Journal
+from segue.errors import LeaseLost, SegueError
 
 PROOF_DEADLINE_MS: Final = 15_000
 """How long to look for proof of one owner before it is called ambiguous. A healthy pair proves it at the first look; a host
@@ -30,6 +38,8 @@ LEFTOVERS_DEADLINE_MS: Final = 3_000
 """How long to wait, once the owner is proven and runs the guest, for the other host to be clean too."""
 PROOF_PAUSE_S: Final = 0.1
 """Between two looks for proof. There is no event to wait for: the evidence comes from two hosts that may be ill."""
+RECONNECT_PAUSE_MS: Final = 1_000
+"""Between two tries to connect a post-copy again. There is no event: the link is not ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +50,14 @@ class Steered:
     reason: str
 
 
-Report = Callable[[State | Progress | Steered], None]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Something that people should know: what was seen, what it means, what was done about it."""
+
+    text: str
+
+
+Report = Callable[[State | Progress | Steered | Told], None]
 
 
 class Runner:
@@ -50,6 +67,7 @@ class Runner:
         spec: what was asked for.
         attempt: the driver's attempt; untouched so far.
         source, destination: both hosts, for evidence.
+        journal: where it is written down.
         now_ms: monotonic milliseconds.
         report: is told every state, every sample, every decision; must return at once.
     """
@@ -60,6 +78,7 @@ class Runner:
         attempt: Attempt,
         source: Hypervisor,
         destination: Hypervisor,
+        journal: Journal,
         *,
         now_ms: Callable[[], int],
         report: Report,
@@ -68,11 +87,19 @@ class Runner:
         self._attempt = attempt
         self._source = source
         self._destination = destination
+        self._journal = journal
         self._now_ms = now_ms
         self._report = report
         self._state = State.BEGIN
         self._phase = State.BEGIN
+        self._may_have_run = False
         self._cancel = asyncio.Event()
+        self._wishes: Wishes | None = None
+        self._granting: asyncio.Task[None] | None = None
+        self._next_reconnect_ms = 0
+        self._heard = (-1, 0)
+        self._began = 0
+        self._last_seen = ""
         self._samples: AsyncIterator[Progress] | None = None
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
         self._history = History()
@@ -80,6 +107,7 @@ class Runner:
         self._owner = Owner.SOURCE
         self._error = ""
         self._unsettled = ""
+        self._discard = False
         self._effects: dict[Effect, Callable[[], Awaitable[Fact]]] = {
             Effect.PREPARE_DESTINATION: self._prepare,
             Effect.START: self._watch,
@@ -102,19 +130,71 @@ class Runner:
         self._cancel.set()
         return True
 
+    def wish(self, wishes: Wishes) -> None:
+        """Others want something: it is granted as soon as the migration is in a state for it."""
+        self._wishes = wishes
+        if wishes.cancel:
+            self.cancel()
+
     async def run(self) -> Outcome:
-        """Run it to its end. Raises nothing that belongs to the migration: every end is an outcome."""
-        began = self._now_ms()
-        fact = Fact.CHECKED
-        while not self._state.is_end:
+        """Run it to its end. Raises nothing that belongs to the migration: every end is an outcome.
+
+        Raises:
+            LeaseLost: another process leads it now; this one has stopped acting, and knows nothing of the end.
+        """
+        self._began = self._now_ms()
+        return await self._to_the_end(Fact.CHECKED)
+
+    async def take_up(self, record: Record, *, discard: bool = False) -> Outcome:
+        """Go on with what another process began, from what both hosts show.
+
+        Args:
+            record: what is written of it.
+            discard: end what is left of a guest that is lost.
+
+        Raises:
+            LeaseLost: as for `run`.
+        """
+        self._began = self._now_ms()
+        self._state, self._phase, self._discard = record.state, record.phase, discard
+        self._may_have_run = record.phase in phases.MAY_HAVE_RUN
+        if record.outcome is not None:
+            self._error = record.outcome.error
+        else:
+            self._error = f"The process that led it ended in {record.state}."
+        fact, effects = phases.TAKE_UP[record.state]
+        if record.state is not State.BEGIN:
+            await self._try(self._attempt.reattach(told_to_run=record.told_to_run), Fact.CHECKED)
+        if record.wishes.cancel:
+            self.wish(record.wishes)
+        for effect in effects:
+            fact = await self._effects[effect]()
+        return await self._to_the_end(fact)
+
+    async def _to_the_end(self, fact: Fact | None) -> Outcome:
+        while fact is not None:
             self._state, effects = phases.step(self._state, fact)
-            self._report(self._state)
-            if self._state in phases.PHASES:
-                self._phase = self._state
+            await self._entered(self._state, again=fact is Fact.TAKEN_UP)
+            fact = None
             for effect in effects:
                 fact = await self._effects[effect]()
+        if self._granting is not None:
+            await self._granting
         await self._learn_result()
-        return self._outcome(self._now_ms() - began)
+        return self._outcome(self._now_ms() - self._began)
+
+    async def _entered(self, state: State, *, again: bool) -> None:
+        self._journal.entered(state)
+        self._report(state)
+        if state in phases.PHASES and not again:  # to look once more is no progress on the way
+            self._phase = state
+            self._may_have_run = self._may_have_run or state in phases.MAY_HAVE_RUN
+        await failpoints.reach(f"{state}.entered")
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left to be done or undone on either host, as far as was seen."""
+        return not self._unsettled
 
     async def _prepare(self) -> Fact:
         if self._cancel.is_set():
@@ -131,15 +211,63 @@ class Runner:
                 self._take(sample)
                 if fact := self._fact_of(sample):
                     return fact
-                if fact := await self._steer(sample):
+                if sample.status is JobStatus.POSTCOPY_PAUSED:
+                    await self._reconnect()
+                elif fact := await self._steer(sample):
                     return fact
+                self._grant()
+        except LeaseLost:
+            raise
         except SegueError as error:
             self._broke(error)
         return Fact.BROKE
 
+    async def _reconnect(self) -> None:
+        """Try to connect the post-copy again, not more often than makes sense: nobody else can help the guest."""
+        if self._now_ms() < self._next_reconnect_ms:
+            return
+        if not self._next_reconnect_ms:
+            self._tell("post-copy lost its connection; the guest waits for pages that only the source has: connecting it again")
+        try:
+            await self._attempt.recover_postcopy()
+            self._tell("post-copy is connected again")
+            self._next_reconnect_ms = 0
+        except LeaseLost:
+            raise
+        except SegueError as error:
+            self._next_reconnect_ms = self._now_ms() + RECONNECT_PAUSE_MS
+            verdict = await self._look()
+            if verdict.owner is Owner.NOBODY:  # one side is gone, and with it what only it had
+                raise error from None
+
+    def _grant(self) -> None:
+        """Carry out what others wish, beside the watching: a hypervisor that is slow to answer must not stop the samples."""
+        if self._wishes is not None and (self._granting is None or self._granting.done()):
+            wishes, self._wishes = self._wishes, None
+            self._granting = asyncio.create_task(self._tune(wishes))
+
+    async def _tune(self, wishes: Wishes) -> None:
+        try:
+            if wishes.max_downtime_ms is not None:
+                await self._attempt.set_max_downtime(wishes.max_downtime_ms)
+            if wishes.bandwidth_bps is not None:
+                await self._attempt.set_bandwidth(wishes.bandwidth_bps)
+            if wishes.postcopy_now and self._state is State.PERFORM:
+                await self._attempt.start_postcopy()
+            settings, error = await self._attempt.settings(), ""
+        except SegueError as failed:
+            settings, error = Settings(), failed.message
+        self._journal.settings(replace(settings, revision=wishes.revision, error=error))
+        self._tell(f"asked from outside: {_in_words(wishes)}{f', which failed: {error}' if error else ''}")
+
+    def _tell(self, text: str) -> None:
+        self._journal.note(text)
+        self._report(Told(text=text))
+
     def _take(self, sample: Progress) -> None:
         self._last = sample
         self._history = convergence.observe(self._history, sample, self._spec.limits)
+        self._journal.sample(sample)
         self._report(sample)
 
     def _fact_of(self, sample: Progress) -> Fact | None:
@@ -152,11 +280,15 @@ class Runner:
         return None
 
     async def _steer(self, sample: Progress) -> Fact | None:
-        decision, reason = convergence.decide(self._history, sample, self._spec.limits)
+        if (self._heard[0], sample.status) != (sample.sent_bytes, JobStatus.ACTIVE):
+            self._heard = (sample.sent_bytes, sample.elapsed_ms)
+        silent_ms = sample.elapsed_ms - self._heard[1] if sample.status is JobStatus.ACTIVE else 0
+        decision, reason = convergence.decide(self._history, sample, self._spec.limits, silent_ms=silent_ms)
         if decision is Decision.CONTINUE or any(done.decision is decision for done in self._steered):
             return None
         steered = Steered(decision=decision, reason=reason)
         self._steered.append(steered)
+        self._journal.note(f"{decision}: {reason}")
         self._report(steered)
         if decision is Decision.GIVE_UP:
             self._error = f"Given up: {reason}."
@@ -188,15 +320,17 @@ class Runner:
         while True:
             verdict = await self._look()
             self._owner = verdict.owner
-            proven = verdict.runs or verdict.owner is Owner.NOBODY
+            whole = verdict.remedy not in (Remedy.FOLLOW, Remedy.RECONNECT)  # in post-copy neither side alone has it
+            proven = (verdict.runs and whole) or verdict.owner is Owner.NOBODY
             if proven and verdict.settled:
+                self._unsettled = ""
                 break
-            if not mended and verdict.owner in (Owner.SOURCE, Owner.DESTINATION):
+            if not mended and verdict.remedy in self._remedies:
                 mended = True
-                await self._mend(verdict)
+                await self._remedies[verdict.remedy]()
                 continue
             if self._now_ms() - began >= (LEFTOVERS_DEADLINE_MS if proven else PROOF_DEADLINE_MS):
-                self._unsettled = f"Not settled: {verdict.reason}."
+                self._unsettled = f"Not settled: {verdict.reason}; {_LEFT_TO_DO[verdict.remedy]}."
                 break
             await asyncio.sleep(PROOF_PAUSE_S)
         return _PROOFS[verdict.owner] if proven else Fact.UNPROVEN
@@ -205,27 +339,49 @@ class Runner:
         source, destination = await asyncio.gather(
             self._source.evidence(self._spec.guest), self._destination.evidence(self._spec.guest)
         )
-        return ownership.judge(source, destination, may_have_run=self._phase in phases.MAY_HAVE_RUN)
+        by_itself = self._spec.driver is DriverKind.LIBVIRT
+        verdict = ownership.judge(
+            source,
+            destination,
+            may_have_run=self._may_have_run if by_itself else self._journal.told_to_run,
+            only_told=not by_itself,
+        )
+        if verdict.reason != self._last_seen:
+            self._last_seen = verdict.reason
+            self._tell(f"{verdict.reason}: owner {verdict.owner}, {verdict.remedy}")
+        return verdict
 
-    async def _mend(self, verdict: Verdict) -> None:
-        """Finish what is left to do, or undo it; each of these is harmless when repeated."""
-        if verdict.owner is Owner.DESTINATION:
-            if await self._finish() is Fact.RESUMED:
-                await self._confirm()
-                return
-            if verdict.runs:
-                return
-        await self._roll_back()
+    @property
+    def _remedies(self) -> dict[Remedy, Callable[[], Awaitable[object]]]:
+        """What may be done about a verdict; each of these is harmless when repeated, and looks again before it acts."""
+        remedies: dict[Remedy, Callable[[], Awaitable[object]]] = {
+            Remedy.ROLL_BACK: self._roll_back,
+            Remedy.RESUME_DESTINATION: self._finish_and_confirm,
+            Remedy.RELEASE_SOURCE: self._finish_and_confirm,
+        }
+        if self._discard:
+            remedies[Remedy.DISCARD] = self._end_remains
+        return remedies
+
+    async def _finish_and_confirm(self) -> None:
+        """Let the destination have it; where it cannot run and was never told to, let the source go on."""
+        if await self._finish() is Fact.RESUMED:
+            await self._confirm()
+        else:
+            await self._roll_back()
+
+    async def _end_remains(self) -> None:
+        await self._try(self._attempt.discard(), Fact.PROVEN_GONE)
 
     async def _learn_result(self) -> None:
-        try:
+        with contextlib.suppress(SegueError):  # what was seen last is told then
             self._last = await self._attempt.result()
-        except SegueError as error:
-            self._broke(error)
 
     async def _try(self, action: Awaitable[None], success: Fact) -> Fact:
         try:
             await action
+        except LeaseLost:
+            raise
         except SegueError as error:
             self._broke(error)
             return Fact.BROKE
@@ -266,6 +422,8 @@ class Runner:
                 return "Cancelled on request."
             case OutcomeKind.AMBIGUOUS:
                 return self._error
+            case OutcomeKind.FAILED if self._owner is Owner.NOBODY:
+                return f"{self._error} The guest is lost: it runs nowhere. It can be started from its disk, on one host."
             case _:
                 return self._error or "The hypervisor ended the migration without saying why."
 
@@ -276,3 +434,27 @@ _PROOFS: Final = {
     Owner.NOBODY: Fact.PROVEN_GONE,
     Owner.UNPROVEN: Fact.UNPROVEN,
 }
+
+# What a person reads when a migration ended and something was left to do.
+_LEFT_TO_DO: Final = {
+    Remedy.NOTHING: "nothing is left to do",
+    Remedy.WAIT: "when both hosts answer, 'segue recover' settles it",
+    Remedy.ROLL_BACK: "'segue recover' rolls back what is left",
+    Remedy.RESUME_DESTINATION: "'segue recover' lets the destination run",
+    Remedy.RELEASE_SOURCE: "'segue recover' ends what the source still holds",
+    Remedy.FOLLOW: "post-copy runs: end nothing on either side; 'segue recover' sees it through",
+    Remedy.RECONNECT: "end nothing on either side; 'segue recover' connects the post-copy again",
+    Remedy.DISCARD: "'segue recover --discard' ends what is left of it",
+    Remedy.RESTART: "nothing is left of it",
+    Remedy.ASK: "a person must look at both hosts before anything is started or ended",
+}
+
+
+def _in_words(wishes: Wishes) -> str:
+    parts = {
+        f"downtime limit {wishes.max_downtime_ms} ms": wishes.max_downtime_ms is not None,
+        f"bandwidth {units.format_rate(wishes.bandwidth_bps or 0)}": wishes.bandwidth_bps is not None,
+        "post-copy now": wishes.postcopy_now,
+        "cancel": wishes.cancel,
+    }
+    return ", ".join(words for words, asked in parts.items() if asked)

@@ -180,6 +180,6 @@ async def _readable(fd: int) -> None:
 
 
 def environment(layout: Layout) -> list[str]:
-    """What a command inside the lab finds in its environment: this segue, this lab, its segue.toml."""
+    """What a command inside the lab finds in its environment: this segue, and what belongs to this lab."""
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-    return [f"PATH={path}", f"SEGUE_LAB={layout.name}", f"SEGUE_CONFIG={layout.config}"]
+    return [f"PATH={path}", f"SEGUE_LAB={layout.name}", f"SEGUE_CONFIG={layout.config}", f"SEGUE_STATE={layout.written}"]

@@ -62,6 +62,11 @@ class Layout:
         return self.root / "lab.json"
 
     @property
+    def written(self) -> Path:
+        """Where the lab's segue writes its migrations down."""
+        return self.root / "written"
+
+    @property
     def config(self) -> Path:
         """The segue.toml of this lab."""
         return self.root / "segue.toml"

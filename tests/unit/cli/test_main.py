@@ -17,7 +17,7 @@ def segue(*words: str, config: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=20,
         check=False,
-        env={"SEGUE_CONFIG": str(config), "PATH": "/usr/bin"},
+        env={"SEGUE_CONFIG": str(config), "SEGUE_STATE": str(config.parent / "state"), "PATH": "/usr/bin"},
     )
 
 

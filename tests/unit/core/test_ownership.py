@@ -8,7 +8,7 @@ import pytest
 
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import Owner
-from segue.core.ownership import OWNERS, Verdict, judge
+from segue.core.ownership import OWNERS, Remedy, Verdict, judge
 
 S = Sighting
 PAIRS = list(product(Sighting, Sighting))
@@ -16,11 +16,12 @@ EXECUTES = {S.RUNNING}  # and post-copy, on the destination only
 GONE = {S.ABSENT, S.DEFINED}
 
 
-def verdict(source: Sighting, destination: Sighting, *, may_have_run: bool = False) -> Verdict:
+def verdict(source: Sighting, destination: Sighting, *, may_have_run: bool = False, only_told: bool = False) -> Verdict:
     return judge(
         Evidence(host="alpha", sighting=source, seen_at_ms=0),
         Evidence(host="beta", sighting=destination, seen_at_ms=1),
         may_have_run=may_have_run,
+        only_told=only_told,
     )
 
 
@@ -83,7 +84,7 @@ def test_gone_from_the_source_is_not_arrived(source, destination):
 @pytest.mark.parametrize("destination", [S.RUNNING, S.POSTCOPY])
 def test_two_running_copies_are_called_that_and_nothing_is_proven(destination):
     seen = verdict(S.RUNNING, destination)
-    assert seen == Verdict(owner=Owner.UNPROVEN, settled=False, runs=False, both_run=True, reason=seen.reason)
+    assert seen == Verdict(owner=Owner.UNPROVEN, settled=False, runs=False, both_run=True, reason=seen.reason, remedy=Remedy.ASK)
     assert seen.reason.startswith("two copies run")
 
 
@@ -102,7 +103,36 @@ def test_the_reason_names_both_hosts_and_both_sightings(source, destination):
 @pytest.mark.parametrize(("source", "destination"), PAIRS)
 def test_half_of_a_postcopy_is_never_the_owner_on_the_source(source, destination):
     if S.POSTCOPY in {source, destination} or S.POSTCOPY_PAUSED in {source, destination}:
-        assert verdict(source, destination).owner in {Owner.DESTINATION, Owner.UNPROVEN}
+        assert verdict(source, destination).owner is not Owner.SOURCE
+
+
+@pytest.mark.parametrize("half", [S.POSTCOPY, S.POSTCOPY_PAUSED])
+@pytest.mark.parametrize("gone", sorted(GONE))
+def test_a_guest_of_which_only_half_is_left_is_lost_and_only_a_person_may_discard_it(half, gone):
+    seen = verdict(half, gone)
+    assert (seen.owner, seen.settled, seen.remedy) == (Owner.NOBODY, False, Remedy.DISCARD)
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_a_host_that_is_silent_is_waited_for_and_nothing_is_done_meanwhile(source, destination):
+    if not (source.is_proof and destination.is_proof):
+        for only_told in (True, False):
+            assert verdict(source, destination, only_told=only_told).remedy is Remedy.WAIT
+
+
+@pytest.mark.parametrize("silent", [S.UNREACHABLE, S.UNKNOWN])
+@pytest.mark.parametrize("source", [S.RUNNING, S.PAUSED])
+def test_who_was_never_told_to_run_cannot_be_the_owner_however_silent(source, silent):
+    assert verdict(source, silent, only_told=True).owner is Owner.SOURCE
+    assert not verdict(source, silent, only_told=True).settled
+    assert verdict(source, silent, only_told=True, may_have_run=True).owner is Owner.UNPROVEN
+    assert verdict(source, silent, only_told=False).owner is Owner.UNPROVEN
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_only_what_is_left_to_do_has_a_remedy(source, destination):
+    seen = verdict(source, destination)
+    assert seen.settled is (seen.remedy in {Remedy.NOTHING, Remedy.RESTART})
 
 
 def test_the_table_holds_no_verdict_that_says_nothing():

@@ -7,11 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.core.model import OutcomeKind
-from segue.core.phases import END_STATES, MAY_HAVE_RUN, ON_ENTRY, PHASES, TRANSITIONS, Effect, Fact, IllegalFact, State, step
+from segue.core.phases import (
+    END_STATES,
+    MAY_HAVE_RUN,
+    ON_ENTRY,
+    PHASES,
+    TAKE_UP,
+    TRANSITIONS,
+    Effect,
+    Fact,
+    IllegalFact,
+    State,
+    step,
+)
 
 PROOFS = {Fact.PROVEN_ON_DESTINATION, Fact.PROVEN_ON_SOURCE, Fact.PROVEN_GONE}
 AFTER_THE_POINT_OF_NO_RETURN = (State.POSTCOPY, State.FINISH, State.CONFIRM, State.VERIFY)
-LEGAL = [(state, fact) for state, row in TRANSITIONS.items() for fact in row]
+# The life of one migration. Somebody may look again at one that has ended: that begins another look, and is tested by itself.
+LIFE = {state: {fact: after for fact, after in row.items() if fact is not Fact.TAKEN_UP} for state, row in TRANSITIONS.items()}
+LEGAL = [(state, fact) for state, row in LIFE.items() for fact in row]
 
 
 def reachable(start: State) -> set[State]:
@@ -19,7 +33,7 @@ def reachable(start: State) -> set[State]:
     found = {start}
     edge = [start]
     while edge:
-        for following in TRANSITIONS[edge.pop()].values():
+        for following in LIFE[edge.pop()].values():
             if following not in found:
                 found.add(following)
                 edge.append(following)
@@ -32,6 +46,7 @@ def test_every_state_has_a_row_and_can_be_reached():
 
 def test_every_fact_and_every_effect_is_used():
     assert {fact for row in TRANSITIONS.values() for fact in row} == set(Fact)
+    assert {fact for row in LIFE.values() for fact in row} == set(Fact) - {Fact.TAKEN_UP}
     assert {effect for effects in ON_ENTRY.values() for effect in effects} == set(Effect)
 
 
@@ -84,7 +99,7 @@ def test_wherever_something_was_touched_ambiguous_is_one_step_away(state):
 
 @pytest.mark.parametrize("state", [state for state in State if Effect.PROVE in ON_ENTRY.get(state, ())])
 def test_a_state_that_asks_for_proof_takes_every_verdict(state):
-    assert set(TRANSITIONS[state]) == {*PROOFS, Fact.UNPROVEN}
+    assert set(LIFE[state]) == {*PROOFS, Fact.UNPROVEN}
     assert ON_ENTRY[state][-1] is Effect.PROVE
 
 
@@ -130,3 +145,29 @@ def test_any_walk_passes_the_phases_in_order_and_never_turns_back_late(data):
     phases = [PHASES.index(state) for state in walked if state in PHASES]
     assert phases == sorted(set(phases))
     assert len(walked) <= len(PHASES) + 2
+
+
+@pytest.mark.parametrize("state", State)
+def test_whoever_takes_up_a_migration_begins_nothing_new(state):
+    fact, effects = TAKE_UP.get(state, (None, ()))
+    if state is State.REFUSED:  # nothing was touched
+        assert state not in TAKE_UP
+    elif state in (State.BEGIN, State.PREPARE):
+        assert fact is not None
+        assert TRANSITIONS[state][fact] in (State.CANCELLED, State.FAILING)
+        assert effects == ()
+    elif state.is_end:
+        assert (fact, effects) == (Fact.TAKEN_UP, ())
+        assert ON_ENTRY[TRANSITIONS[state][Fact.TAKEN_UP]][-1] is Effect.PROVE
+    else:
+        assert (fact, effects) == (None, ON_ENTRY[state])
+
+
+def test_an_end_that_is_looked_at_again_never_comes_before_its_point_of_no_return():
+    again = {state: TRANSITIONS[state][Fact.TAKEN_UP] for state in END_STATES if Fact.TAKEN_UP in TRANSITIONS[state]}
+    assert again == {
+        State.MOVED: State.VERIFY,
+        State.FAILED: State.FAILING,
+        State.CANCELLED: State.CANCELLING,
+        State.AMBIGUOUS: State.VERIFY,
+    }

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,7 @@ from segue.errors import (
     Unsupported,
     UsageError,
 )
+from segue.store import open_store
 
 IDLE = SimGuest(name="web")
 FLAT_OUT = SimGuest(name="web", working_set_bytes=200 * units.MIB, write_bps=150 * units.MIB)
@@ -37,6 +39,9 @@ FLAT_OUT = SimGuest(name="web", working_set_bytes=200 * units.MIB, write_bps=150
 
 class Rehearsal:
     """A world of three hosts with one guest `web` on alpha, and migrations in it."""
+
+    state = ""
+    """The directory in which migrations are written down."""
 
     def __init__(self, guest: SimGuest = IDLE) -> None:
         self.world = World(hosts=("alpha", "beta", "gamma"))
@@ -53,7 +58,7 @@ class Rehearsal:
         self, guest: str = "web", destination: str = "beta", source: str = "", limits: Limits | None = None
     ) -> Migration:
         request = Request(guest=guest, destination=destination, source=source, limits=limits or Limits())
-        return Migration(request, self.settings, driver=lambda _: self.driver)
+        return Migration(request, self.settings, driver=lambda _: self.driver, store=lambda: open_store(self.state))
 
     @property
     def shown(self) -> dict[str, Sighting]:
@@ -61,8 +66,9 @@ class Rehearsal:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Evidence of the simulated world does not change by waiting: do not wait for it."""
+    monkeypatch.setattr(Rehearsal, "state", str(tmp_path))
     monkeypatch.setattr(runner, "PROOF_DEADLINE_MS", 0)
     monkeypatch.setattr(runner, "LEFTOVERS_DEADLINE_MS", 0)
     monkeypatch.setattr(runner, "PROOF_PAUSE_S", 0)

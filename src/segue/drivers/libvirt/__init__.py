@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segue.core.model import HostAddress, MigrationSpec
-from segue.core.ports import Hypervisor
+from segue.core.ports import ActionLog, Hypervisor
 from segue.drivers.libvirt.attempt import LibvirtAttempt
 from segue.drivers.libvirt.hypervisor import LibvirtHypervisor, connected
 
@@ -21,7 +21,7 @@ class LibvirtDriver:
         """
         return LibvirtHypervisor(address, await connected(address, deadline_s=deadline_s))
 
-    def attempt(self, spec: MigrationSpec, source: Hypervisor, destination: Hypervisor) -> LibvirtAttempt:
+    def attempt(self, spec: MigrationSpec, source: Hypervisor, destination: Hypervisor, log: ActionLog) -> LibvirtAttempt:
         """An attempt between two hosts that this driver connected.
 
         Raises:
@@ -29,4 +29,4 @@ class LibvirtDriver:
         """
         if not isinstance(source, LibvirtHypervisor) or not isinstance(destination, LibvirtHypervisor):
             raise TypeError("both hosts must be libvirt's")
-        return LibvirtAttempt(spec, source, destination)
+        return LibvirtAttempt(spec, source, destination, log)

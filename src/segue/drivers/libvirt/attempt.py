@@ -3,6 +3,10 @@
 The daemons run the five phases inside that call (libvirt, docs/migration.rst): we begin it, watch its job, steer it, and take its
 result. So `prepare` only sets the limits, `perform` follows the call until it has returned, `finish` and `confirm` verify.
 
+Whoever takes an attempt up again has no call to follow, only the job. Peer-to-peer goes on without the process that asked for it.
+Under direct control that process was a part of the protocol: libvirt turns back by itself when its connection closes, except in
+post-copy, which it sees through unattended (libvirt 8.5, qemuMigrationProcessUnattended).
+
 The call has a connection to the source to itself. On a shared one, queries beside it were seen to wait exactly 5 s for their
 answer (libvirt 9.0's client, whenever an event loop runs in the process): the thread of the long call does not hand it over
 until a keepalive arrives. With a connection each, none of 118 queries took more than 10 ms.
@@ -23,14 +27,21 @@ import libvirt
 from segue import units
 from segue.core.evidence import Sighting
 from segue.core.model import Control, JobStatus, MigrationSpec, Progress
+from segue.core.ports import ActionLog
+from segue.core.record import Action, Settings
 from segue.drivers.libvirt import fold, runtime
 from segue.drivers.libvirt.hypervisor import QUERY_DEADLINE_S, LibvirtHypervisor, connected
-from segue.errors import HypervisorError, PrepareFailed, SegueError, Unsupported
+from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, SegueError, Unsupported
 
 SAMPLE_S: Final = 0.1
 CANCEL_DEADLINE_S: Final = 60.0
 """For the migrate call to return after its job was aborted: the destination's QEMU has to be killed, which libvirt gives 40 s."""
 CALL_END_DEADLINE_S: Final = 60.0
+RESUMED_AFTER_S: Final = 1.0
+"""A call that is to resume a post-copy and cannot, says so within this (seen: 0.1 s for a peer that refuses)."""
+NO_LIMIT_BPS: Final = 1 << 40
+"""Reported bandwidth from which on there is no limit: libvirt says 8796093022207 MiB/s."""
+_IN_POSTCOPY: Final = (JobStatus.POSTCOPY, JobStatus.POSTCOPY_PAUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,17 +67,20 @@ class LibvirtAttempt:
     Args:
         spec: what was asked for.
         source, destination: both hosts.
+        log: is told each action before it is done.
 
     Raises:
         Unsupported: peer-to-peer to an address that only this machine understands.
     """
 
-    def __init__(self, spec: MigrationSpec, source: LibvirtHypervisor, destination: LibvirtHypervisor) -> None:
+    def __init__(self, spec: MigrationSpec, source: LibvirtHypervisor, destination: LibvirtHypervisor, log: ActionLog) -> None:
         self._spec = spec
+        self._log = log
         self._source = source
         self._destination = destination
         self._began = time.monotonic()
         self._found: _Found | None = None
+        self._reattached = False
         self._call: asyncio.Future[object] | None = None
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
         if spec.control is Control.P2P and not urlsplit(destination.address.uri).hostname:
@@ -82,46 +96,107 @@ class LibvirtAttempt:
         The limit is a parameter of the running QEMU (virDomainMigrateSetMaxDowntime needs no job): it is in force from the start.
         """
         wanted = self._spec.limits.max_downtime_ms
-
-        def look(connection: libvirt.virConnect) -> _Found:
-            domain = connection.lookupByName(self._spec.guest)
-            found = _Found(
-                domain=domain,
-                leaving=line.lookupByName(self._spec.guest),
-                persistent=bool(domain.isPersistent()),
-                max_downtime_ms=domain.migrateGetMaxDowntime(),
-            )
-            if found.max_downtime_ms != wanted:
-                domain.migrateSetMaxDowntime(wanted)
-            return found
-
         try:
-            line = await connected(self._source.address, deadline_s=QUERY_DEADLINE_S)
-            self._found = await self._source.ask(look)
+            found = self._found = await self._find()
+            if found.max_downtime_ms != wanted:
+                async with self._log.acting(Action.SET_UP_SOURCE, f"{self._source.host}: downtime limit {wanted} ms"):
+                    await self._source.ask(lambda _: found.domain.migrateSetMaxDowntime(wanted))
         except HypervisorError as error:
             raise PrepareFailed(error.message) from error
 
+    async def _find(self) -> _Found:
+        line = await connected(self._source.address, deadline_s=QUERY_DEADLINE_S)
+
+        def look(connection: libvirt.virConnect) -> _Found:
+            domain = connection.lookupByName(self._spec.guest)
+            return _Found(
+                domain=domain,
+                leaving=line.lookupByName(self._spec.guest),
+                persistent=bool(domain.isPersistent()),
+                max_downtime_ms=domain.migrateGetMaxDowntime() if domain.isActive() else self._spec.limits.max_downtime_ms,
+            )
+
+        return await self._source.ask(look)
+
+    async def reattach(self, *, told_to_run: bool) -> None:  # noqa: ARG002  # libvirt itself lets the destination run
+        """Find the domain on the source again, where it still is."""
+        self._reattached = True
+        try:
+            self._found = await self._find()
+        except HypervisorError as error:
+            if error.number != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+
     async def perform(self) -> AsyncIterator[Progress]:
         """Make the migrate call and follow its job until the call has returned."""
-        self._call = runtime.start(await self._migrate_call())
-        self._call.add_done_callback(_seen)
-        while not (await asyncio.wait({self._call}, timeout=SAMPLE_S))[0]:
-            self._last = await self._sample()
-            yield self._last
-        try:
-            await self._result_of_call()
-        except HypervisorError:
-            self._last = replace(self._last, elapsed_ms=self._elapsed_ms(), status=JobStatus.FAILED)
-            raise
+        if self._reattached:
+            async for sample in self._follow_job():
+                yield sample
+            return
+        async with self._log.acting(Action.START, f"{self._source.host} to {self._destination.host}, {self._spec.control}"):
+            self._call = _started(await self._migrate_call())
+        while True:
+            while not (await asyncio.wait({self._call}, timeout=SAMPLE_S))[0]:
+                self._last = await self._sample()
+                yield self._last
+            try:
+                await self._result_of_call()
+                break
+            except HypervisorError:
+                self._last = await self._after_error()
+                if self._last.status is not JobStatus.POSTCOPY_PAUSED:
+                    raise
+            yield self._last  # whoever gets this may connect the post-copy again, which is another call
+            await asyncio.sleep(SAMPLE_S)
         self._last = replace(
             await self._completed(), elapsed_ms=self._elapsed_ms(), status=JobStatus.COMPLETED, ram_remaining_bytes=0
         )
         yield self._last
 
-    async def _migrate_call(self) -> Callable[[], object]:
+    async def _after_error(self) -> Progress:
+        """The sample that tells what the call left behind: failed, or a post-copy that lost its connection."""
+        status = (await self._sample()).status if self._last.status in _IN_POSTCOPY else JobStatus.FAILED
+        return replace(
+            self._last,
+            elapsed_ms=self._elapsed_ms(),
+            status=JobStatus.POSTCOPY_PAUSED if status is JobStatus.POSTCOPY_PAUSED else JobStatus.FAILED,
+        )
+
+    async def _follow_job(self) -> AsyncIterator[Progress]:
+        """Follow a job that another process began, until there is none; what it came to, the domain on the source tells."""
+        name = self._spec.guest
+        while (here := await self._source.evidence(name)).sighting.is_proof:
+            if here.sighting in (Sighting.ABSENT, Sighting.DEFINED):
+                self._last = replace(await self._completed(), elapsed_ms=self._elapsed_ms(), status=JobStatus.COMPLETED)
+                break
+            self._last = await self._sample()
+            if self._last.status is JobStatus.POSTCOPY_PAUSED and self._call is not None and self._call.done():
+                self._call = None  # it did not take; whoever asked was told
+            on_its_own = self._spec.control is Control.P2P or self._last.status in _IN_POSTCOPY
+            if not on_its_own or not await self._has_job():
+                self._last = replace(self._last, status=JobStatus.NONE)
+                break
+            yield self._last
+            await asyncio.sleep(SAMPLE_S)
+        yield self._last
+
+    async def _has_job(self) -> bool:
+        """Whether the source still works on it: a job, or a post-copy that waits to be connected again."""
+        domain = self._require_found().domain
+
+        def look(_: libvirt.virConnect) -> tuple[dict[str, object], tuple[int, int]]:
+            return domain.jobStats(), tuple(domain.state())
+
+        try:
+            stats, (state, reason) = await self._source.ask(look)
+        except HypervisorError:
+            return True  # the next look at the domain tells
+        return fold.status_of(stats, state, reason) in _IN_POSTCOPY or stats.get("type") != libvirt.VIR_DOMAIN_JOB_NONE
+
+    async def _migrate_call(self, more_flags: int = 0) -> Callable[[], object]:
         found = self._require_found()
         limits = self._spec.limits
-        flags = libvirt.VIR_MIGRATE_LIVE
+        flags = libvirt.VIR_MIGRATE_LIVE | more_flags
         if found.persistent:
             flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
         if limits.auto_converge:
@@ -177,28 +252,72 @@ class LibvirtAttempt:
     async def start_postcopy(self) -> None:
         """Ask for post-copy now."""
         domain = self._require_found().domain
-        await self._source.ask(lambda _: domain.migrateStartPostCopy(0))
+        async with self._log.acting(Action.START_POSTCOPY, self._source.host):
+            await self._source.ask(lambda _: domain.migrateStartPostCopy(0))
+
+    async def recover_postcopy(self) -> None:
+        """Make the migrate call again, to resume (libvirt 8.5, VIR_MIGRATE_POSTCOPY_RESUME); `perform` follows it.
+
+        Raises:
+            HypervisorError: this libvirt cannot, or the call ended at once.
+        """
+        resume = getattr(libvirt, "VIR_MIGRATE_POSTCOPY_RESUME", 0)
+        if not resume:
+            raise HypervisorError("This libvirt (before 8.5) cannot connect a post-copy again.", host=self._source.host)
+        async with self._log.acting(Action.RECOVER_POSTCOPY, f"{self._source.host} to {self._destination.host}"):
+            call = self._call = _started(await self._migrate_call(resume))
+            await asyncio.wait({call}, timeout=RESUMED_AFTER_S)
+            if call.done():
+                await self._result_of_call()
+
+    async def settings(self) -> Settings:
+        """What libvirt says of the limits in force (bandwidth in MiB/s, without a limit a number that no wire carries)."""
+        domain = self._require_found().domain
+        downtime_ms, mib = await self._source.ask(lambda _: (domain.migrateGetMaxDowntime(), domain.migrateGetMaxSpeed()))
+        return Settings(
+            max_downtime_ms=downtime_ms,
+            bandwidth_bps=mib * units.MIB if mib * units.MIB < NO_LIMIT_BPS else None,
+            postcopy=self._spec.limits.postcopy,
+        )
 
     async def set_max_downtime(self, ms: int) -> None:
         """From now on."""
         domain = self._require_found().domain
-        await self._source.ask(lambda _: domain.migrateSetMaxDowntime(ms))
+        async with self._log.acting(Action.TUNE, f"downtime limit {ms} ms"):
+            await self._source.ask(lambda _: domain.migrateSetMaxDowntime(ms))
 
     async def set_bandwidth(self, bps: int) -> None:
         """From now on; libvirt counts in MiB/s."""
         domain = self._require_found().domain
-        await self._source.ask(lambda _: domain.migrateSetMaxSpeed(_mib_per_second(bps)))
+        async with self._log.acting(Action.TUNE, f"bandwidth {bps} B/s"):
+            await self._source.ask(lambda _: domain.migrateSetMaxSpeed(_mib_per_second(bps)))
 
     async def cancel(self) -> None:
         """Abort the job and wait until the migrate call has returned, one way or the other."""
-        if self._call is None or self._found is None:
+        if self._found is None or (self._call is None and not self._reattached):
             return
         domain = self._found.domain
-        async with asyncio.timeout(CANCEL_DEADLINE_S):
-            while not self._call.done():
+        until = time.monotonic() + CANCEL_DEADLINE_S
+        async with self._log.acting(Action.CANCEL, self._source.host):
+            while await self._under_way():
+                if time.monotonic() > until:
+                    raise AnswerNotSeen(
+                        f"The migration of {self._spec.guest} was aborted and did not end within {CANCEL_DEADLINE_S:g} s.",
+                        host=self._source.host,
+                    )
                 with contextlib.suppress(HypervisorError):  # no job yet, or none any more: the call will return
                     await self._source.ask(lambda _: domain.abortJob())
-                await asyncio.wait({self._call}, timeout=SAMPLE_S)
+                if self._call is None:
+                    await asyncio.sleep(SAMPLE_S)
+                else:
+                    await asyncio.wait({self._call}, timeout=SAMPLE_S)
+
+    async def _under_way(self) -> bool:
+        """The call has not returned; where it was another's, the job has not ended. A post-copy is not cancelled."""
+        if self._call is not None:
+            return not self._call.done()
+        here = await self._source.evidence(self._spec.guest)
+        return here.sighting in (Sighting.RUNNING, Sighting.SWITCHOVER) and await self._has_job()
 
     async def roll_back(self) -> None:
         """See to it that libvirt has rolled back; mend what a daemon that died left half-way.
@@ -206,17 +325,21 @@ class LibvirtAttempt:
         A destination that never ran is destroyed, a source that only the migration had paused is resumed, in this order, and
         neither while the migrate call is still under way.
         """
+        if self._reattached:
+            await self.cancel()
         await self._restore_downtime()
         if self._call is not None and not self._call.done():
             return
         name = self._spec.guest
         there = await self._destination.evidence(name)
         if there.sighting is Sighting.INCOMING:
-            await self._destination.ask(lambda connection: connection.lookupByName(name).destroy())
+            async with self._log.acting(Action.END_DESTINATION, self._destination.host):
+                await self._destination.ask(lambda connection: connection.lookupByName(name).destroy())
             there = await self._destination.evidence(name)
         here = await self._source.evidence(name)
         if here.sighting is Sighting.SWITCHOVER and there.sighting in (Sighting.ABSENT, Sighting.DEFINED):
-            await self._source.ask(lambda connection: connection.lookupByName(name).resume())
+            async with self._log.acting(Action.RESUME_SOURCE, self._source.host):
+                await self._source.ask(lambda connection: connection.lookupByName(name).resume())
 
     async def _restore_downtime(self) -> None:
         """Give the source's QEMU its own limit back; a guest that is not there any more needs none."""
@@ -227,8 +350,11 @@ class LibvirtAttempt:
     async def finish(self) -> None:
         """Take the result of the migrate call, in which the destination was resumed."""
         if self._call is not None:
-            async with asyncio.timeout(CALL_END_DEADLINE_S):
-                await asyncio.wait({self._call})
+            if not (await asyncio.wait({self._call}, timeout=CALL_END_DEADLINE_S))[0]:
+                raise AnswerNotSeen(
+                    f"The migrate call of {self._spec.guest} did not return within {CALL_END_DEADLINE_S:g} s.",
+                    host=self._source.host,
+                )
             await self._result_of_call()
 
     async def _result_of_call(self) -> None:
@@ -239,12 +365,34 @@ class LibvirtAttempt:
                 raise runtime.wrapped(self._source.host, error) from error
 
     async def confirm(self) -> None:
-        """Undefine what is left of a persistent guest on the source; libvirt does it in the call, unless it could not."""
+        """Remove what is left on the source; libvirt does it in the call, unless it could not.
+
+        A source that the migration stopped is ended only when the destination is seen running the guest.
+        """
         name = self._spec.guest
-        if (await self._source.evidence(name)).sighting is not Sighting.DEFINED:
-            return
-        keep = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM  # the destination has its own copy or shares this one
-        await self._source.ask(lambda connection: connection.lookupByName(name).undefineFlags(keep))
+        here = await self._source.evidence(name)
+        if here.sighting in (Sighting.SWITCHOVER, Sighting.POSTMIGRATE):
+            there = await self._destination.evidence(name)
+            if there.sighting not in (Sighting.RUNNING, Sighting.PAUSED):
+                raise HypervisorError(
+                    f"{name} was not seen to run on {self._destination.host}: {self._source.host} keeps what it has.",
+                    host=self._source.host,
+                )
+            async with self._log.acting(Action.END_SOURCE, self._source.host):
+                await self._source.ask(lambda connection: connection.lookupByName(name).destroy())
+            here = await self._source.evidence(name)
+        if here.sighting is Sighting.DEFINED:
+            keep = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM  # the destination has its own copy or shares this one
+            async with self._log.acting(Action.UNDEFINE_SOURCE, self._source.host):
+                await self._source.ask(lambda connection: connection.lookupByName(name).undefineFlags(keep))
+
+    async def discard(self) -> None:
+        """End what is left on both hosts; definitions stay."""
+        name = self._spec.guest
+        for host, action in ((self._source, Action.END_SOURCE), (self._destination, Action.END_DESTINATION)):
+            if (await host.evidence(name)).sighting not in (Sighting.ABSENT, Sighting.DEFINED):
+                async with self._log.acting(action, host.host):
+                    await host.ask(lambda connection: connection.lookupByName(name).destroy())
 
     async def result(self) -> Progress:
         """The last word of libvirt on it."""
@@ -260,6 +408,13 @@ class LibvirtAttempt:
 
     def _elapsed_ms(self) -> int:
         return round((time.monotonic() - self._began) * 1000)
+
+
+def _started(function: Callable[[], object]) -> asyncio.Future[object]:
+    """The call, in a thread of its own; whoever needs its result asks for it."""
+    call = runtime.start(function)
+    call.add_done_callback(_seen)
+    return call
 
 
 def _seen(call: asyncio.Future[object]) -> None:

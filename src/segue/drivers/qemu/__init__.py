@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segue.core.model import Control, HostAddress, MigrationSpec
-from segue.core.ports import Hypervisor
+from segue.core.ports import ActionLog, Hypervisor
 from segue.drivers.qemu.attempt import QemuAttempt
 from segue.drivers.qemu.hypervisor import QemuHypervisor
 from segue.errors import Unsupported
@@ -23,7 +23,7 @@ class QemuDriver:
         """
         return QemuHypervisor(address, await reach(address, deadline_s=deadline_s))
 
-    def attempt(self, spec: MigrationSpec, source: Hypervisor, destination: Hypervisor) -> QemuAttempt:
+    def attempt(self, spec: MigrationSpec, source: Hypervisor, destination: Hypervisor, log: ActionLog) -> QemuAttempt:
         """An attempt between two hosts that this driver connected.
 
         Raises:
@@ -37,4 +37,4 @@ class QemuDriver:
             )
         if not isinstance(source, QemuHypervisor) or not isinstance(destination, QemuHypervisor):
             raise TypeError("both hosts must be reached by QMP")
-        return QemuAttempt(spec, source, destination)
+        return QemuAttempt(spec, source, destination, log)

@@ -21,11 +21,13 @@ from typing import Final
 from segue.core import argv
 from segue.core.evidence import Sighting
 from segue.core.model import JobStatus, MigrationSpec, Progress
+from segue.core.ports import ActionLog
+from segue.core.record import Action, Settings
 from segue.drivers.qemu import fold, processes, setup
 from segue.drivers.qemu.hypervisor import QemuHypervisor
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Session, absolute
-from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, SegueError
+from segue.errors import AnswerNotSeen, HypervisorError, LeaseLost, PrepareFailed, SegueError
 
 SAMPLE_S: Final = 0.2
 """The longest time between two samples (core/ports.py)."""
@@ -60,10 +62,12 @@ class QemuAttempt:
     Args:
         spec: what was asked for.
         source, destination: both hosts; their sessions are shared with whoever asks them for evidence.
+        log: is told each action before it is done.
     """
 
-    def __init__(self, spec: MigrationSpec, source: QemuHypervisor, destination: QemuHypervisor) -> None:
+    def __init__(self, spec: MigrationSpec, source: QemuHypervisor, destination: QemuHypervisor, log: ActionLog) -> None:
         self._spec = spec
+        self._log = log
         self._source = source
         self._destination = destination
         self._began = time.monotonic()
@@ -71,6 +75,7 @@ class QemuAttempt:
         self._leaving: Process | None = None
         self._arriving: Process | None = None
         self._launching = False
+        self._reattached = False
         self._uri = ""
         self._looking: asyncio.Task[Progress] | None = None
         self._postcopy_asked = False
@@ -91,8 +96,9 @@ class QemuAttempt:
             command = argv.for_destination(leaving.line, aliases=aliases, default_machine=default)
             arriving = self._arriving = await self._launch(leaving, command)
             there = await self._held.enter_async_context(self._destination.sessions.use(arriving))
-            self._uri = await setup.set_up_destination(there, self._destination.host, self._spec.limits, address)
-        except PrepareFailed:
+            async with self._log.acting(Action.LISTEN, f"{self._destination.host} at {address}"):
+                self._uri = await setup.set_up_destination(there, self._destination.host, self._spec.limits, address)
+        except (PrepareFailed, LeaseLost):
             raise
         except SegueError as error:
             raise PrepareFailed(
@@ -112,8 +118,9 @@ class QemuAttempt:
 
     async def _launch(self, leaving: Process, command: argv.CommandLine) -> Process:
         monitor = absolute(leaving, argv.qmp_path(command) or "")
-        self._launching = True
-        return await processes.start(self._destination.shell, command, cwd=leaving.cwd, monitor=monitor)
+        async with self._log.acting(Action.LAUNCH_DESTINATION, f"{self._destination.host}, monitor {monitor}"):
+            self._launching = True
+            return await processes.start(self._destination.shell, command, cwd=leaving.cwd, monitor=monitor)
 
     async def _last_words(self) -> str:
         """What the destination's QEMU wrote, as part of a sentence; empty when there is nothing to quote."""
@@ -124,14 +131,27 @@ class QemuAttempt:
             said = await processes.last_words(self._destination.shell, self._arriving)
         return f" QEMU on {self._destination.host} says: {said}" if said else ""
 
+    async def reattach(self, *, told_to_run: bool) -> None:
+        """Find both QEMUs again. What the other process had asked of them shows in their answers."""
+        guest = self._spec.guest
+        self._leaving, self._arriving = await asyncio.gather(self._source.process(guest), self._destination.process(guest))
+        self._reattached = self._launching = True
+        self._told_to_run = told_to_run
+        for host, process in ((self._source, self._leaving), (self._destination, self._arriving)):
+            if process is not None:
+                await self._held.enter_async_context(host.sessions.use(process))
+
     # perform
 
     async def perform(self) -> AsyncIterator[Progress]:
         """Send, and report on every event, and every 200 ms even when QEMU does not answer."""
-        async with self._source.sessions.use(self._need(self._leaving)) as here:
-            await setup.set_up_source(here, self._spec.limits)
-            await here.execute("migrate", {"uri": self._uri})
-        self._last = replace(self._last, status=JobStatus.SETUP, elapsed_ms=self._elapsed_ms())
+        if self._reattached:
+            self._last = await self._look(news_s=0)
+            if self._last.status is JobStatus.NONE:
+                yield self._last
+                return
+        else:
+            await self._start()
         looking = self._looking = asyncio.create_task(self._look(news_s=0))
         while True:
             done, _ = await asyncio.wait([looking], timeout=SAMPLE_S)
@@ -143,6 +163,14 @@ class QemuAttempt:
                 looking = self._looking = asyncio.create_task(self._look(news_s=NEWS_S))
         if self._last.status is JobStatus.FAILED:
             raise await self._why_failed()
+
+    async def _start(self) -> None:
+        async with self._source.sessions.use(self._need(self._leaving)) as here:
+            async with self._log.acting(Action.SET_UP_SOURCE, self._source.host):
+                await setup.set_up_source(here, self._spec.limits)
+            async with self._log.acting(Action.START, f"{self._source.host} to {self._uri}"):
+                await here.execute("migrate", {"uri": self._uri})
+        self._last = replace(self._last, status=JobStatus.SETUP, elapsed_ms=self._elapsed_ms())
 
     async def _look(self, *, news_s: float) -> Progress:
         """Ask the source, after an event or after so long; and where it went over to post-copy, let the destination run."""
@@ -184,16 +212,43 @@ class QemuAttempt:
 
     async def start_postcopy(self) -> None:
         """Ask for post-copy now; from here on it may begin at any moment, whatever is answered."""
-        self._postcopy_asked = True
-        await self._tell_source("migrate-start-postcopy")
+        async with self._log.acting(Action.START_POSTCOPY, self._source.host):
+            self._postcopy_asked = True
+            await self._tell_source("migrate-start-postcopy")
+
+    async def recover_postcopy(self) -> None:
+        """Let the destination listen again and the source resume there (QEMU, docs/devel/migration/postcopy: recovery).
+
+        A side that has not noticed yet that its peer is gone is told so; both then keep what they have.
+        """
+        async with (
+            self._log.acting(Action.RECOVER_POSTCOPY, f"{self._source.host} to {self._destination.host}"),
+            self._source.sessions.use(self._need(self._leaving)) as here,
+            self._destination.sessions.use(self._need(self._arriving)) as there,
+        ):
+            for session in (here, there):
+                if fold.status_of(await session.query("query-migrate")) is JobStatus.POSTCOPY:
+                    await session.execute("migrate-pause")
+            address = await setup.data_address(
+                self._source.shell, self._destination.shell, self._destination.address.migration_address
+            )
+            self._uri = await setup.listen_again(there, self._destination.host, address)
+            await here.execute("migrate", {"uri": self._uri, "resume": True})
+
+    async def settings(self) -> Settings:
+        """What the source's QEMU says that it does."""
+        async with self._source.sessions.use(self._need(self._leaving)) as here:
+            return await setup.read_back(here)
 
     async def set_max_downtime(self, ms: int) -> None:
         """From now on."""
-        await self._tell_source("migrate-set-parameters", {"downtime-limit": ms})
+        async with self._log.acting(Action.TUNE, f"downtime limit {ms} ms"):
+            await self._tell_source("migrate-set-parameters", {"downtime-limit": ms})
 
     async def set_bandwidth(self, bps: int) -> None:
         """From now on."""
-        await self._tell_source("migrate-set-parameters", setup.bandwidth(bps))
+        async with self._log.acting(Action.TUNE, f"bandwidth {bps} B/s"):
+            await self._tell_source("migrate-set-parameters", setup.bandwidth(bps))
 
     async def _tell_source(self, command: str, arguments: dict[str, int] | None = None) -> None:
         async with self._source.sessions.use(self._need(self._leaving)) as here:
@@ -207,10 +262,15 @@ class QemuAttempt:
         Once post-copy was asked for, to cancel may be to lose the guest: QEMU 7.2 takes ``migrate_cancel`` even while post-copy
         runs. Then this only follows the job to its end, letting the destination run when it must.
         """
-        if self._leaving is None or self._last.status in _OVER or self._told_to_run:
+        if self._leaving is None or self._told_to_run:
+            return
+        if self._reattached:
+            self._last = await self._look(news_s=0)
+        if self._last.status in _OVER:
             return
         if not self._postcopy_asked:
-            await self._tell_source("migrate_cancel")
+            async with self._log.acting(Action.CANCEL, self._source.host):
+                await self._tell_source("migrate_cancel")
         async with self._within("cancelling", self._source.host):
             while self._last.status not in _OVER and not self._told_to_run:
                 self._last = await self._look(news_s=NEWS_S)
@@ -233,13 +293,14 @@ class QemuAttempt:
                 await processes.see_gone(self._destination.shell, started)
             return True
         self._arriving = arriving
-        if self._uri:  # it listened, so it may have received
+        if self._uri or self._reattached:  # it listened, so it may have received
             there, here = await asyncio.gather(
                 self._destination.evidence(self._spec.guest), self._source.evidence(self._spec.guest)
             )
             if here.sighting not in _MAY_BE_ENDED.get(there.sighting, ()):
                 return False
-        await self._quit(self._destination, arriving)
+        async with self._log.acting(Action.END_DESTINATION, f"{self._destination.host}, pid {arriving.pid}"):
+            await self._quit(self._destination, arriving)
         return True
 
     async def _resume_source(self) -> None:
@@ -249,7 +310,8 @@ class QemuAttempt:
         async with self._source.sessions.use(self._need(self._leaving)) as here, self._within("resuming", self._source.host):
             while (state := (await here.query("query-status")).get("status")) in _STANDS_FOR_MIGRATION:
                 if state == "postmigrate":  # in finish-migrate it refuses, and settles by itself in a moment
-                    await here.execute("cont")
+                    async with self._log.acting(Action.RESUME_SOURCE, self._source.host):
+                        await here.execute("cont")
                 await here.woken(timeout_s=NEWS_S)
 
     # finish and confirm
@@ -268,7 +330,8 @@ class QemuAttempt:
                         break
                     # While it still loads, "cont" says that it shall run when it is done: an event tells when that is.
                     await there.woken(timeout_s=NEWS_S)
-            await there.execute("announce-self", ANNOUNCE)
+            async with self._log.acting(Action.ANNOUNCE, self._destination.host):
+                await there.execute("announce-self", ANNOUNCE)
         self._seen_running = True
 
     async def _check_let_go(self) -> None:
@@ -288,12 +351,18 @@ class QemuAttempt:
 
     async def _tell_to_run(self, there: Session) -> None:
         """Tell the destination to run. From here on it may have run, whatever it answers."""
-        self._told_to_run = True
-        await there.execute("cont")
+        if self._told_to_run:  # already written down
+            await there.execute("cont")
+            return
+        async with self._log.acting(Action.RESUME_DESTINATION, self._destination.host):
+            self._told_to_run = True
+            await there.execute("cont")
 
     async def confirm(self) -> None:
         """End the source and remove what it leaves behind. It is ended only when all of the guest has left it."""
-        leaving = self._need(self._leaving)
+        if self._leaving is None:  # it was gone when this attempt was taken up
+            return
+        leaving = self._leaving
         if not self._seen_running:
             raise HypervisorError(
                 f"{self._spec.guest} was not seen to run on {self._destination.host}: {self._source.host} keeps what it has.",
@@ -309,7 +378,8 @@ class QemuAttempt:
                         host=self._source.host,
                     )
                 self._last = fold.progress(migration, elapsed_ms=self._elapsed_ms())
-        await self._quit(self._source, leaving)
+        async with self._log.acting(Action.END_SOURCE, f"{self._source.host}, pid {leaving.pid}"):
+            await self._quit(self._source, leaving)
 
     async def _quit(self, host: QemuHypervisor, process: Process) -> None:
         """End a QEMU, see it gone, remove what it leaves. Harmless when it is gone already, also when another has its place."""
@@ -322,6 +392,14 @@ class QemuAttempt:
                     await session.execute("quit")
                     await session.ended(timeout_s=SETTLE_DEADLINE_S)
         await processes.see_gone(host.shell, process)
+
+    async def discard(self) -> None:
+        """End what is left on both hosts."""
+        ends = ((self._source, self._leaving, Action.END_SOURCE), (self._destination, self._arriving, Action.END_DESTINATION))
+        for host, process, action in ends:
+            if process is not None:
+                async with self._log.acting(action, f"{host.host}, pid {process.pid}"):
+                    await self._quit(host, process)
 
     async def result(self) -> Progress:
         """The source's last word."""

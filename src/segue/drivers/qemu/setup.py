@@ -10,6 +10,7 @@ import ipaddress
 from typing import Final
 
 from segue.core.model import Limits
+from segue.core.record import Settings
 from segue.drivers.qemu.session import Session
 from segue.errors import HypervisorError
 from segue.hosts import HostShell
@@ -92,7 +93,20 @@ async def listen(session: Session, host: str, address: str) -> str:
     Raises:
         HypervisorError: it cannot listen there, or does not say where it does.
     """
-    await session.execute("migrate-incoming", {"uri": f"tcp:{_bracketed(address)}:0"})
+    return await _listening(session, "migrate-incoming", host, address)
+
+
+async def listen_again(session: Session, host: str, address: str) -> str:
+    """The same, for a destination whose post-copy lost its connection.
+
+    Raises:
+        HypervisorError: it is not such a one, or cannot listen there.
+    """
+    return await _listening(session, "migrate-recover", host, address)
+
+
+async def _listening(session: Session, command: str, host: str, address: str) -> str:
+    await session.execute(command, {"uri": f"tcp:{_bracketed(address)}:0"})
     addresses = (await session.query("query-migrate")).get("socket-address")
     first = addresses[0] if isinstance(addresses, list) and addresses else None
     if not isinstance(first, dict):
@@ -102,6 +116,20 @@ async def listen(session: Session, host: str, address: str) -> str:
 
 def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
+
+
+async def read_back(session: Session) -> Settings:
+    """The limits that a source's QEMU works by."""
+    parameters = await session.query("query-migrate-parameters")
+    capabilities = await session.execute("query-migrate-capabilities")
+    known = capabilities if isinstance(capabilities, list) else []
+    on = {one["capability"] for one in known if isinstance(one, dict) and one["state"]}
+    bps, downtime_ms = parameters.get("max-bandwidth"), parameters.get("downtime-limit")
+    return Settings(
+        bandwidth_bps=bps if isinstance(bps, int) and bps < NO_LIMIT_BPS else None,
+        max_downtime_ms=downtime_ms if isinstance(downtime_ms, int) else None,
+        postcopy="postcopy-ram" in on,
+    )
 
 
 async def machines(session: Session) -> tuple[dict[str, str], str]:

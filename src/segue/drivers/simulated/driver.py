@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import Control, DriverKind, Guest, GuestState, HostAddress, HostFacts, JobStatus, MigrationSpec, Progress
-from segue.core.ports import Hypervisor
+from segue.core.ports import ActionLog, Hypervisor
+from segue.core.record import Action, Settings
 from segue.drivers.simulated.world import Stream, World
 from segue.errors import HostUnreachable, HypervisorError, PrepareFailed, Unsupported
 
@@ -81,30 +82,26 @@ class SimulatedDriver:
             raise HostUnreachable(f"{address.name} did not answer within {deadline_s:g} s.", host=address.name)
         return SimulatedHypervisor(self.world, host)
 
-    def attempt(self, spec: MigrationSpec, source: Hypervisor, destination: Hypervisor) -> SimulatedAttempt:
+    def attempt(self, spec: MigrationSpec, source: Hypervisor, destination: Hypervisor, log: ActionLog) -> SimulatedAttempt:
         """An attempt in this world."""
         if spec.control is not Control.DIRECT:
             raise Unsupported(f"The simulated driver knows direct control only, not {spec.control}.")
-        return SimulatedAttempt(self.world, spec, source.host, destination.host)
+        return SimulatedAttempt(self.world, spec, source.host, destination.host, log)
 
 
 class SimulatedAttempt:
     """One simulated migration in five phases, in the way of bare QEMU: only `finish` lets the destination run."""
 
-    def __init__(self, world: World, spec: MigrationSpec, source: str, destination: str) -> None:
+    def __init__(self, world: World, spec: MigrationSpec, source: str, destination: str, log: ActionLog) -> None:
         self._world = world
+        self._spec = spec
         self._guest = world.guests[spec.guest]
         self._source = source
         self._destination = destination
-        self._stream = Stream(
-            world=world,
-            guest=self._guest,
-            max_downtime_ms=spec.limits.max_downtime_ms,
-            bandwidth_bps=spec.limits.bandwidth_bps,
-            left_bytes=self._guest.memory_bytes,
-            began_ms=world.now_ms,
-        )
-        self._started = False
+        self._log = log
+        self._reattached = False
+        self._told_to_run = False
+        self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
 
     def _fail_if_broken(self, step: str) -> None:
         if step in self._world.broken:
@@ -112,71 +109,169 @@ class SimulatedAttempt:
             message = f"The simulated {step} was told to fail."
             raise kind(message) if kind else HypervisorError(message, host=self._source)
 
+    def _shows(self, host: str) -> Sighting:
+        """What a host shows of the guest.
+
+        Raises:
+            HypervisorError: it does not answer.
+        """
+        if host in self._world.unreachable:
+            raise HypervisorError(f"{host} does not answer.", host=host)
+        return self._guest.copies.get(host, Sighting.ABSENT)
+
     async def prepare(self) -> None:
         """The destination listens."""
-        await asyncio.sleep(0)
-        self._world.show(self._guest.name, self._destination, Sighting.INCOMING)
+        async with self._log.acting(Action.LAUNCH_DESTINATION, self._destination):
+            self._shows(self._destination)
+            self._world.show(self._guest.name, self._destination, Sighting.INCOMING)
         self._fail_if_broken("prepare")
+
+    async def reattach(self, *, told_to_run: bool) -> None:
+        """The job is the guest's: it is there, or it is not."""
+        await asyncio.sleep(0)
+        self._reattached, self._told_to_run = True, told_to_run
 
     async def perform(self) -> AsyncIterator[Progress]:
         """Sample by sample, `TICK_MS` of simulated time apart."""
-        self._fail_if_broken("perform")
-        self._started = True
-        while not self._stream.status.is_final:
-            self._stream.tick()
-            if self._stream.status is JobStatus.COMPLETED:
-                self._hand_over()
-            yield self._stream.sample()
+        if not self._reattached:
+            async with self._log.acting(Action.START, self._source):
+                self._fail_if_broken("perform")
+                self._start()
+        if self._guest.job is None:
+            yield self._last
+            return
+        while True:
+            self._last = self._tick()
+            yield self._last
+            if self._last.status.is_final:
+                return
             await asyncio.sleep(0)
+
+    def _start(self) -> None:
+        limits = self._spec.limits
+        self._guest.job = Stream(
+            world=self._world,
+            guest=self._guest,
+            max_downtime_ms=limits.max_downtime_ms,
+            bandwidth_bps=limits.bandwidth_bps,
+            left_bytes=self._guest.memory_bytes,
+            began_ms=self._world.now_ms,
+        )
+
+    def _job(self) -> Stream:
+        if self._guest.job is None:
+            raise HypervisorError(f"{self._source} sends nothing.", host=self._source)
+        return self._guest.job
+
+    def _tick(self) -> Progress:
+        """Let some time pass, with what both hosts do in it."""
+        job = self._job()
+        here, there = self._guest.copies.get(self._source), self._guest.copies.get(self._destination)
+        if here is None:
+            raise HypervisorError(f"The guest is gone from {self._source}.", host=self._source)
+        if not job.status.is_final and there is None:
+            job.status = JobStatus.FAILED
+        if not self._world.cut:
+            job.tick()
+        if job.status is JobStatus.COMPLETED and here is not Sighting.POSTMIGRATE:
+            self._hand_over()
+        return job.sample()
 
     def _hand_over(self) -> None:
         self._world.show(self._guest.name, self._source, Sighting.POSTMIGRATE)
-        if self._guest.copies.get(self._destination) is Sighting.INCOMING:
-            self._world.show(self._guest.name, self._destination, Sighting.SWITCHOVER)
+        match self._guest.copies.get(self._destination):
+            case Sighting.INCOMING:
+                self._world.show(self._guest.name, self._destination, Sighting.SWITCHOVER)
+            case Sighting.POSTCOPY:
+                self._world.show(self._guest.name, self._destination, Sighting.RUNNING)
 
     async def start_postcopy(self) -> None:
         """The destination executes from now on; the source keeps what is left."""
-        if self._stream.status is JobStatus.ACTIVE:
-            self._stream.status = JobStatus.POSTCOPY
-            self._stream.downtime_ms = 0
-            self._world.show(self._guest.name, self._source, Sighting.POSTCOPY_PAUSED)
-            self._world.show(self._guest.name, self._destination, Sighting.POSTCOPY)
+        if self._job().status is JobStatus.ACTIVE:
+            async with self._log.acting(Action.START_POSTCOPY, self._source):
+                job = self._job()
+                job.status, job.downtime_ms = JobStatus.POSTCOPY, 0
+                self._world.show(self._guest.name, self._source, Sighting.POSTCOPY)
+            async with self._log.acting(Action.RESUME_DESTINATION, self._destination):
+                self._told_to_run = True
+                self._world.show(self._guest.name, self._destination, Sighting.POSTCOPY)
+
+    async def recover_postcopy(self) -> None:
+        """Goes on where the link carries again."""
+        async with self._log.acting(Action.RECOVER_POSTCOPY, self._source):
+            if self._world.cut:
+                raise HypervisorError("The link does not carry.", host=self._source)
+            self._job().status = JobStatus.POSTCOPY
 
     async def set_max_downtime(self, ms: int) -> None:
         """From the next iteration on."""
-        self._stream.max_downtime_ms = ms
+        async with self._log.acting(Action.TUNE, f"downtime limit {ms} ms"):
+            self._job().max_downtime_ms = ms
 
     async def set_bandwidth(self, bps: int) -> None:
         """From the next sample on."""
-        self._stream.bandwidth_bps = bps
+        async with self._log.acting(Action.TUNE, f"bandwidth {bps} B/s"):
+            self._job().bandwidth_bps = bps
+
+    async def settings(self) -> Settings:
+        """What the job works by."""
+        job = self._job()
+        return Settings(bandwidth_bps=job.bandwidth_bps, max_downtime_ms=job.max_downtime_ms, postcopy=self._spec.limits.postcopy)
 
     async def cancel(self) -> None:
         """Ends the stream while it is still pre-copy."""
-        if self._started and self._stream.status is JobStatus.ACTIVE:
-            self._stream.status = JobStatus.CANCELLED
+        job = self._guest.job
+        if job is not None and job.status is JobStatus.ACTIVE:
+            async with self._log.acting(Action.CANCEL, self._source):
+                job.status = JobStatus.CANCELLED
 
     async def roll_back(self) -> None:
         """The destination forgets what it never ran; the source goes on."""
         self._fail_if_broken("roll_back")
-        copies = self._guest.copies
-        if copies.get(self._destination) in (Sighting.INCOMING, Sighting.SWITCHOVER):
-            self._world.show(self._guest.name, self._destination, Sighting.ABSENT)
-        if self._destination not in copies and copies.get(self._source) is Sighting.POSTMIGRATE:
-            self._world.show(self._guest.name, self._source, Sighting.RUNNING)
+        if self._told_to_run:
+            return
+        await self.cancel()
+        if self._shows(self._destination) in (Sighting.INCOMING, Sighting.SWITCHOVER):
+            if self._shows(self._source) is Sighting.ABSENT and self._shows(self._destination) is Sighting.SWITCHOVER:
+                return  # the only whole guest there is
+            async with self._log.acting(Action.END_DESTINATION, self._destination):
+                self._world.show(self._guest.name, self._destination, Sighting.ABSENT)
+        if self._shows(self._destination) is Sighting.ABSENT and self._shows(self._source) is Sighting.POSTMIGRATE:
+            async with self._log.acting(Action.RESUME_SOURCE, self._source):
+                self._world.show(self._guest.name, self._source, Sighting.RUNNING)
 
     async def finish(self) -> None:
         """The destination runs."""
         self._fail_if_broken("finish")
-        self._world.show(self._guest.name, self._destination, Sighting.RUNNING)
+        if self._shows(self._destination) is Sighting.RUNNING:
+            return
+        if self._shows(self._source) not in (Sighting.POSTMIGRATE, Sighting.ABSENT):
+            raise HypervisorError(f"{self._source} has not let go of the guest.", host=self._source)
+        if self._shows(self._destination) is not Sighting.SWITCHOVER:
+            raise HypervisorError(f"{self._destination} does not hold the guest.", host=self._destination)
+        async with self._log.acting(Action.RESUME_DESTINATION, self._destination):
+            self._told_to_run = True
+            self._world.show(self._guest.name, self._destination, Sighting.RUNNING)
 
     async def confirm(self) -> None:
         """The source forgets the guest."""
         self._fail_if_broken("confirm")
-        self._world.show(self._guest.name, self._source, Sighting.ABSENT)
+        if self._shows(self._destination) is not Sighting.RUNNING:
+            raise HypervisorError("The guest was not seen to run there.", host=self._destination)
+        if self._shows(self._source) is not Sighting.ABSENT:
+            async with self._log.acting(Action.END_SOURCE, self._source):
+                self._world.show(self._guest.name, self._source, Sighting.ABSENT)
+
+    async def discard(self) -> None:
+        """Both hosts forget it."""
+        for host, action in ((self._source, Action.END_SOURCE), (self._destination, Action.END_DESTINATION)):
+            if self._shows(host) is not Sighting.ABSENT:
+                async with self._log.acting(action, host):
+                    self._world.show(self._guest.name, host, Sighting.ABSENT)
 
     async def result(self) -> Progress:
         """The last sample."""
-        return self._stream.sample()
+        return self._last
 
     async def aclose(self) -> None:
         """Nothing to let go of."""

@@ -27,6 +27,8 @@ class SimGuest:
     working_set_bytes: int = 0
     write_bps: int = 0
     copies: dict[str, Sighting] = field(default_factory=dict)
+    job: Stream | None = None
+    """Its memory on the way; it goes on whoever looks, as a hypervisor's does."""
 
     def dirtied(self, ms: int) -> int:
         """Bytes that it changes in that many milliseconds: D(T)."""
@@ -35,7 +37,9 @@ class SimGuest:
     @property
     def running_on(self) -> list[str]:
         """The hosts on which it executes: never more than one, or the engine is wrong."""
-        return [host for host, sighting in self.copies.items() if sighting in (Sighting.RUNNING, Sighting.POSTCOPY)]
+        running = [host for host, sighting in self.copies.items() if sighting is Sighting.RUNNING]
+        halves = [host for host, sighting in self.copies.items() if sighting is Sighting.POSTCOPY]
+        return running + halves[-1:]  # the source of a post-copy holds pages and executes nothing
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +49,7 @@ class World:
     Attributes:
         broken: names of attempt steps (``prepare``, ``perform``, ``finish``, ``confirm``, ``roll_back``) that fail from now on.
         unreachable: hosts that do not answer.
+        cut: the link between hosts carries nothing.
     """
 
     hosts: tuple[str, ...] = ("alpha", "beta")
@@ -52,6 +57,7 @@ class World:
     guests: dict[str, SimGuest] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
     unreachable: set[str] = field(default_factory=set)
+    cut: bool = False
     now_ms: int = 0
     most_copies: int = 0
     """The largest number of copies of one guest that executed at one time."""
