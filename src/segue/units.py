@@ -97,6 +97,22 @@ def parse_duration_ms(text: str, *, bare: str) -> int:
     return round(number * _DURATION_MS[unit or bare])
 
 
+MAX_DOWNTIME_MS: Final = 2_000_000
+"""QEMU refuses more (migration/options.c, MAX_MIGRATE_DOWNTIME)."""
+
+
+def parse_downtime_ms(text: str) -> int:
+    """Read how long a guest may stand still, a bare number in ms.
+
+    Raises:
+        UsageError: not a duration, or not one that QEMU takes.
+    """
+    ms = parse_duration_ms(text, bare="ms")
+    if not 1 <= ms <= MAX_DOWNTIME_MS:
+        raise UsageError(f"{text!r} is no downtime.", hint="Give something between 1 ms and 2000 s, which is QEMU's own bound.")
+    return ms
+
+
 def format_bytes(count: int) -> str:
     """Write bytes for a person: ``0 B``, ``17.4 MiB``, ``2.00 GiB``."""
     for unit, factor, digits in (("B", 1, 0), ("KiB", KIB, 0), ("MiB", MIB, 1)):

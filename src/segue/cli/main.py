@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from segue.cli import guests, hosts, lab, migrate
+from segue.cli import guests, history, hosts, lab, migrate, recover, show, steer, watch
 from segue.errors import SegueError
 
 app = typer.Typer(
@@ -26,6 +26,13 @@ app = typer.Typer(
 app.command("migrate")(migrate.migrate)
 app.command("guests")(guests.guests)
 app.command("hosts")(hosts.hosts)
+app.command("status")(history.status)
+app.command("watch")(watch.watch)
+app.command("tune")(steer.tune)
+app.command("cancel")(steer.cancel)
+app.command("recover")(recover.recover)
+app.command("show")(show.show)
+app.command("history")(history.history)
 app.add_typer(lab.app, name="lab")
 
 

@@ -9,7 +9,7 @@ import typer
 
 from segue.cli import exit_codes, render
 from segue.core.model import Control, Limits
-from segue.units import parse_duration_ms, parse_rate
+from segue.units import parse_downtime_ms, parse_duration_ms, parse_rate
 
 if TYPE_CHECKING:
     from segue.engine.migration import Migration
@@ -23,6 +23,8 @@ EPILOG = """Examples:
       no segue.toml at all
   segue migrate ci7 qmp+ssh://root@beta/ --from qmp:///
       a QEMU that no libvirt manages
+  segue migrate web1 beta --detach
+      go on without this terminal; segue watch, tune and cancel take the id that is printed
 
 Ctrl-C turns back: the guest stays on the source and nothing is left on the destination (exit status 4)."""
 
@@ -46,6 +48,9 @@ def migrate(
         bool, typer.Option("--postcopy", help="Allow post-copy when it does not converge (a link lost then can cost the guest).")
     ] = False,
     auto_converge: Annotated[bool, typer.Option(help="Let QEMU slow the guest's CPUs when it does not converge.")] = True,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Print the migration's id and come back at once; it goes on by itself.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a sample on stdout; the last line is the outcome.")
     ] = False,
@@ -56,33 +61,39 @@ def migrate(
     import segue
 
     limits = Limits(
-        max_downtime_ms=_max_downtime_ms(max_downtime),
+        max_downtime_ms=parse_downtime_ms(max_downtime),
         bandwidth_bps=parse_rate(bandwidth) if bandwidth else None,
         postcopy=postcopy,
         auto_converge=auto_converge,
         within_ms=parse_duration_ms(within, bare="s") if within else None,
     )
     migration = segue.migrate(guest, destination, source=source, control=control, limits=limits)
+    if detach:
+        raise typer.Exit(asyncio.run(_detach(migration, as_json=as_json)))
     status = asyncio.run(_follow(migration, title=f"{guest} → {destination}", as_json=as_json))
     raise typer.Exit(status)
 
 
-def _max_downtime_ms(text: str) -> int:
-    ms = parse_duration_ms(text, bare="ms")
-    if not 1 <= ms <= MAX_DOWNTIME_MS:
-        raise typer.BadParameter(f"{text}: between 1 ms and 2000 s (QEMU's own bound).", param_hint="--max-downtime")
-    return ms
+async def _detach(migration: Migration, *, as_json: bool) -> int:
+    """Let another process lead it; the id is all that goes to stdout."""
+    from segue.engine import detached
 
-
-MAX_DOWNTIME_MS = 2_000_000
-"""QEMU refuses more (migration/options.c, MAX_MIGRATE_DOWNTIME)."""
+    store, record = await migration.write_down()
+    store.close()
+    await detached.start(record)
+    if as_json:
+        render.print_json({"id": record.id})
+    else:
+        typer.echo(record.id)
+        render.say(f"it goes on by itself: 'segue watch {record.id}' shows it, 'segue cancel {record.id}' turns it back")
+    return 0
 
 
 async def _follow(migration: Migration, *, title: str, as_json: bool) -> int:
     """Show it until its end; the exit status. An end that began is told by its outcome, a refusal by the error it raises."""
     from segue.core.model import Progress
     from segue.core.phases import State
-    from segue.engine.runner import Steered
+    from segue.engine.runner import Steered, Told
     from segue.errors import SegueError
 
     display = render.display(title, as_json=as_json)
@@ -97,10 +108,14 @@ async def _follow(migration: Migration, *, title: str, as_json: bool) -> int:
                     display.progress(event)
                 case Steered():
                     display.note(f"{event.decision}: {event.reason}")
+                case Told():
+                    display.note(event.text)
     except SegueError as error:
         refusal = error
     finally:
         display.close()
+    if migration.trouble:
+        render.say(f"not all of it could be written down: {migration.trouble}")
     outcome = migration.outcome
     if as_json and outcome is not None:
         render.print_json(asdict(outcome))

@@ -42,6 +42,8 @@ class Leader:
         self._driver = driver
         self._report = report
         self._runner: Runner | None = None
+        self.leads = asyncio.Event()
+        """Set when this process holds the lease."""
         self.trouble = ""
         """Why not everything could be written down; empty when it could."""
 
@@ -76,6 +78,7 @@ class Leader:
         spec = self._record.spec
         lease = await asyncio.to_thread(take_lease, self._store, self._record)
         journal = Journal(self._store, lease, on_wishes=self._wish, told_to_run=self._record.told_to_run)
+        self.leads.set()
         try:
             async with aclosing(self._driver(spec.driver).attempt(spec, source, destination, journal)) as attempt:
                 runner = self._runner = Runner(

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field
 
 from segue import config
-from segue.core.model import Control, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Progress, Transport
+from segue.core.model import Control, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Transport
 from segue.core.phases import State
 from segue.core.ports import Hypervisor, Store
 from segue.core.record import Record
@@ -26,7 +26,7 @@ from segue.drivers import driver as driver_of_kind
 from segue.engine.inventory import Found, Inventory, refuse_early
 from segue.engine.journal import wall_ms
 from segue.engine.leader import DriverOf, Leader
-from segue.engine.runner import Steered, Told
+from segue.engine.runner import Event
 from segue.errors import (
     MigrationCancelled,
     MigrationFailed,
@@ -37,8 +37,6 @@ from segue.errors import (
     Unsupported,
 )
 from segue.store import open_store
-
-Event = State | Progress | Steered | Told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

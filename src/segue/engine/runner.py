@@ -57,7 +57,9 @@ class Told:
     text: str
 
 
-Report = Callable[[State | Progress | Steered | Told], None]
+Event = State | Progress | Steered | Told
+"""What happens in a migration, for whoever watches."""
+Report = Callable[[Event], None]
 
 
 class Runner:
@@ -100,6 +102,7 @@ class Runner:
         self._heard = (-1, 0)
         self._began = 0
         self._last_seen = ""
+        self._taken_up = False
         self._samples: AsyncIterator[Progress] | None = None
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
         self._history = History()
@@ -155,7 +158,7 @@ class Runner:
         Raises:
             LeaseLost: as for `run`.
         """
-        self._began = self._now_ms()
+        self._began, self._taken_up = self._now_ms(), True
         self._state, self._phase, self._discard = record.state, record.phase, discard
         self._may_have_run = record.phase in phases.MAY_HAVE_RUN
         if record.outcome is not None:
@@ -348,7 +351,10 @@ class Runner:
         )
         if verdict.reason != self._last_seen:
             self._last_seen = verdict.reason
-            self._tell(f"{verdict.reason}: owner {verdict.owner}, {verdict.remedy}")
+            text = f"{verdict.reason}: owner {verdict.owner}, {verdict.remedy}"
+            self._journal.note(text)
+            if self._taken_up or verdict.remedy is not Remedy.NOTHING:  # what everybody expects need not be read
+                self._report(Told(text=text))
         return verdict
 
     @property
