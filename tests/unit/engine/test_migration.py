@@ -13,8 +13,8 @@ from segue.core.model import DriverKind, HostAddress, JobStatus, Limits, Outcome
 from segue.core.phases import State
 from segue.drivers.simulated import SimGuest, SimulatedDriver, World
 from segue.engine import runner
-from segue.engine.migration import Event, Migration, Request
-from segue.engine.runner import Steered
+from segue.engine.migration import Migration, Request
+from segue.engine.runner import Event, Steered
 from segue.errors import (
     DestinationTaken,
     GuestAmbiguous,

@@ -291,6 +291,8 @@ class QemuAttempt:
         if arriving is None:  # a destination whose source cancels ends by itself, and leaves its socket
             if started is not None:
                 await processes.see_gone(self._destination.shell, started)
+            elif self._leaving is not None:  # another process started it, with the same paths
+                await processes.sweep(self._destination.shell, self._leaving)
             return True
         self._arriving = arriving
         if self._uri or self._reattached:  # it listened, so it may have received

@@ -86,6 +86,15 @@ rm -f -- "$@"
 """
 
 
+# $1 monitor, then files that go with it: removed where nobody listens on it.
+_SWEEP: Final = r"""
+while read -r _ _ _ _ _ _ _ path; do
+    [ "$path" != "$1" ] || exit 0
+done </proc/net/unix
+rm -f -- "$@"
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
     """A QEMU that libvirt does not manage.
@@ -189,9 +198,7 @@ async def see_gone(shell: HostShell, process: Process) -> None:
         HypervisorError: it is still there, even after it was killed.
         HostUnreachable, AnswerNotSeen: the host does not answer.
     """
-    monitor = argv.qmp_path(process.line)
-    leftovers = [*([monitor, log_of(monitor)] if monitor else []), *process.line.all("pidfile")]
-    paths = [posixpath.join(process.cwd or "/", path) for path in leftovers]
+    paths = _leftovers(process)
     steps = str(round(END_PATIENCE_S / _STEP_S))
     script = ["sh", "-c", _SEE_GONE, "sh", str(process.pid), str(process.started), steps, *paths]
     done = await shell.run(script, deadline_s=4 * END_PATIENCE_S)
@@ -207,3 +214,20 @@ async def see_gone(shell: HostShell, process: Process) -> None:
 def log_of(monitor: str) -> str:
     """Where the output of a QEMU is kept that Segue started."""
     return f"{monitor}.log"
+
+
+async def sweep(shell: HostShell, twin: Process) -> None:
+    """Remove the files that a QEMU left which ended by itself, where they are those of this one on another host.
+
+    Raises:
+        HostUnreachable, AnswerNotSeen: the host does not answer.
+    """
+    if paths := _leftovers(twin):
+        await shell.run(["sh", "-c", _SWEEP, "sh", *paths], deadline_s=LIST_DEADLINE_S)
+
+
+def _leftovers(process: Process) -> list[str]:
+    """The files of a QEMU that stay when it has ended, its monitor first."""
+    monitor = argv.qmp_path(process.line)
+    names = [*([monitor, log_of(monitor)] if monitor else []), *process.line.all("pidfile")]
+    return [posixpath.join(process.cwd or "/", name) for name in names]

@@ -1,0 +1,163 @@
+"""Which deaths are rehearsed at which moments: the rows and columns of the matrix.
+
+What may live here: the cells, as values. How one is played is in `play`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import product
+
+from segue.core.record import Action
+from segue.engine.failpoints import ACTION_MOMENTS
+
+
+class Path(StrEnum):
+    """A driver and its control path."""
+
+    QEMU = "qemu direct"
+    DIRECT = "libvirt direct"
+    P2P = "libvirt p2p"
+
+    @property
+    def kind(self) -> str:
+        return self.split()[0]
+
+    @property
+    def control(self) -> str:
+        return self.split()[1]
+
+
+class Fault(StrEnum):
+    """What dies, or stands still."""
+
+    KILL_SEGUE = "kill -9 segue"
+    KILL_SOURCE = "kill -9 source QEMU"
+    KILL_DESTINATION = "kill -9 destination QEMU"
+    LIBVIRTD_SOURCE = "kill -9 source libvirtd, restart"
+    LIBVIRTD_DESTINATION = "kill -9 destination libvirtd, restart"
+    CUT_2 = "link cut, healed after 2 s"
+    CUT_20 = "link cut, healed after 20 s"
+    CUT_FOR_GOOD = "link cut for good"
+    STOP_SEGUE = "SIGSTOP segue, takeover"
+    FULL_DISK = "state disk full"
+
+
+class Moment(StrEnum):
+    """Where in its life the migration is when it happens."""
+
+    BEGIN = "begin"
+    PREPARE = "prepare"
+    PERFORM = "perform"
+    SWITCHOVER = "switchover"
+    FINISH = "finish"
+    CONFIRM = "confirm"
+    POSTCOPY = "post-copy"
+
+
+# Moments at which Segue itself can be held, by failpoint; the others are seen in its samples. With libvirt the switchover and all
+# of finish are inside one call.
+HELD: dict[Path, dict[Moment, str]] = {
+    Path.QEMU: {
+        Moment.BEGIN: "prepare.entered",
+        Moment.PREPARE: "listen.intended",
+        Moment.SWITCHOVER: "finish.entered",
+        Moment.FINISH: "resume-destination.intended",
+        Moment.CONFIRM: "end-source.intended",
+    },
+    Path.DIRECT: {Moment.BEGIN: "prepare.entered", Moment.PREPARE: "start.intended", Moment.CONFIRM: "confirm.entered"},
+    Path.P2P: {Moment.BEGIN: "prepare.entered", Moment.PREPARE: "start.intended", Moment.CONFIRM: "confirm.entered"},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One rehearsal.
+
+    Attributes:
+        failpoint: kill Segue exactly there; then `moment` does not matter.
+        turning_back: the migration is cancelled first, so that the way back is rehearsed.
+    """
+
+    path: Path
+    fault: Fault
+    moment: Moment | None = None
+    failpoint: str = ""
+    turning_back: bool = False
+
+    def __str__(self) -> str:
+        where = self.failpoint or self.moment or ""
+        return f"{self.path}: {self.fault} at {where}{' while cancelling' if self.turning_back else ''}"
+
+    @property
+    def kills_the_guest(self) -> bool:
+        """Physics: what is killed is the only whole copy that there is."""
+        if self.fault is Fault.KILL_SOURCE:
+            return self.moment in (Moment.BEGIN, Moment.PREPARE, Moment.PERFORM, Moment.POSTCOPY) or (
+                self.moment is Moment.SWITCHOVER and self.path is not Path.QEMU
+            )
+        return self.fault is Fault.KILL_DESTINATION and self.moment in (Moment.CONFIRM, Moment.POSTCOPY)
+
+
+# What the table says where a cell does not exist, and why.
+IMPOSSIBLE: dict[tuple[Path | None, Fault | None, Moment | None], str] = {
+    (Path.DIRECT, None, Moment.FINISH): "inside libvirt's call",
+    (Path.P2P, None, Moment.FINISH): "inside libvirt's call",
+    (Path.QEMU, Fault.LIBVIRTD_SOURCE, None): "no libvirtd",
+    (Path.QEMU, Fault.LIBVIRTD_DESTINATION, None): "no libvirtd",
+    (None, Fault.KILL_DESTINATION, Moment.BEGIN): "not started yet",
+    (Path.DIRECT, Fault.KILL_DESTINATION, Moment.PREPARE): "not started yet",
+    (Path.P2P, Fault.KILL_DESTINATION, Moment.PREPARE): "not started yet",
+    (Path.DIRECT, Fault.KILL_SOURCE, Moment.CONFIRM): "gone by itself",
+    (Path.P2P, Fault.KILL_SOURCE, Moment.CONFIRM): "gone by itself",
+}
+
+
+def why_impossible(path: Path, fault: Fault, moment: Moment) -> str:
+    """Empty where the cell can be played."""
+    for (of_path, of_fault, of_moment), why in IMPOSSIBLE.items():
+        if of_path in (None, path) and of_fault in (None, fault) and of_moment in (None, moment):
+            return why
+    return ""
+
+
+def by_moment(path: Path) -> Iterator[Cell]:
+    """Every fault at every moment of a path."""
+    for fault, moment in product(Fault, Moment):
+        if not why_impossible(path, fault, moment):
+            yield Cell(path=path, fault=fault, moment=moment)
+
+
+_ON_THE_WAY = {
+    Path.QEMU: (
+        Action.LAUNCH_DESTINATION,
+        Action.LISTEN,
+        Action.SET_UP_SOURCE,
+        Action.START,
+        Action.RESUME_DESTINATION,
+        Action.ANNOUNCE,
+        Action.END_SOURCE,
+    ),
+    Path.DIRECT: (Action.SET_UP_SOURCE, Action.START),
+    Path.P2P: (Action.SET_UP_SOURCE, Action.START),
+}
+_ON_THE_WAY_BACK = {
+    Path.QEMU: (Action.CANCEL, Action.END_DESTINATION),
+    Path.DIRECT: (Action.CANCEL,),
+    Path.P2P: (Action.CANCEL,),
+}
+_STATES = ("prepare", "perform", "finish", "confirm", "verify", "moved")
+
+
+def by_failpoint(path: Path) -> Iterator[Cell]:
+    """Segue killed at every failpoint that a migration of that path passes, on the way and on the way back."""
+    names = [f"{action}.{moment}" for action, moment in product(_ON_THE_WAY[path], ACTION_MOMENTS)]
+    names += [f"{state}.entered" for state in _STATES]
+    for name in names:
+        yield Cell(path=path, fault=Fault.KILL_SEGUE, failpoint=name)
+    back = [f"{action}.{moment}" for action, moment in product(_ON_THE_WAY_BACK[path], ACTION_MOMENTS)]
+    back += ["cancelling.entered", "cancelled.entered"]
+    for name in back:
+        yield Cell(path=path, fault=Fault.KILL_SEGUE, failpoint=name, turning_back=True)

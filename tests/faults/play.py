@@ -1,0 +1,354 @@
+"""Plays one cell on the lab: a guest, a migration, a death, a recovery from a fresh process, and the auditor's verdict.
+
+What may live here: the play. It speaks to Segue as a user does, by its command line, and believes nothing that it says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from segue import units
+from segue.engine.failpoints import VARIABLE
+from segue.engine.journal import LEASE_MS
+from segue.lab import Lab, guests, services
+from segue.lab import hosts as processes
+from segue.lab.guests import GuestSpec
+from segue.lab.layout import GUEST_RUN, NETNS_DIR
+from segue.lab.observe import Report, observe
+from segue.lab.shell import run
+from segue.units import parse_rate
+from tests.faults.cells import HELD, Cell, Fault, Moment
+
+SEGUE = str(FilePath(sys.executable).with_name("segue"))
+DEADLINE_S = 150.0
+RECOVERED_S = 90.0
+SLOW = "12MiB/s"
+"""Pre-copy takes eight seconds: time for something to die in it."""
+
+
+@dataclass(kw_only=True)
+class Played:
+    """What happened in one cell.
+
+    Attributes:
+        said: the outcome that Segue told last, by the process that led or by recovery.
+        recover_s: how long the last `segue recover` took; 0 where it was not needed.
+        homes: where the guest's QEMUs are.
+        wrong: every promise that was broken; empty when all was kept.
+    """
+
+    cell: Cell
+    said: dict[str, Any]
+    recover_s: float
+    homes: list[str]
+    report: Report
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def word(self) -> str:
+        """The cell in the table."""
+        if self.wrong:
+            return f"BROKEN: {'; '.join(self.wrong)}"
+        if not self.homes:
+            return "guest killed; said so"
+        return f"{self.said.get('outcome')}, on {'source' if self.homes == ['alpha'] else 'destination'}"
+
+
+class Stage:
+    """One cell on its way."""
+
+    def __init__(self, lab: Lab, cell: Cell) -> None:
+        self.lab = lab
+        self.cell = cell
+        self.name = f"f{secrets.token_hex(3)}"
+        self.state = lab.root / f"written-{self.name}"
+        self.hold = lab.root / f"hold-{self.name}"
+        self.outcome: dict[str, Any] = {}
+        self.sample: dict[str, Any] = {}
+        self.stderr = ""
+        self.stopped: asyncio.subprocess.Process | None = None
+
+    def argv(self, *words: str, failpoint: str = "") -> list[str]:
+        """A segue of this cell in the admin host: its own state, and a failpoint where one is wanted."""
+        variables = [f"SEGUE_STATE={self.state}", *([f"{VARIABLE}={failpoint}"] if failpoint else [])]
+        return self.lab.enter_argv("admin", ["env", *variables, SEGUE, *words])
+
+    async def segue(self, *words: str, deadline_s: float = 40.0) -> tuple[int, list[dict[str, Any]], str]:
+        done = await run(self.argv(*words, "--json"), check=False, deadline_s=deadline_s)
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        return done.status, lines, done.stderr
+
+    def pid_of(self, host: str) -> int | None:
+        """The guest's QEMU on that host."""
+        return next((pid for home, pid in guests.where(self.lab, self.name) if home == host), None)
+
+    # the deaths
+
+    async def strike(self, process: asyncio.subprocess.Process) -> None:
+        """Let it happen."""
+        match self.cell.fault:
+            case Fault.KILL_SEGUE:
+                process.kill()
+            case Fault.STOP_SEGUE:
+                process.send_signal(signal.SIGSTOP)
+            case Fault.KILL_SOURCE | Fault.KILL_DESTINATION:
+                pid = self.pid_of("alpha" if self.cell.fault is Fault.KILL_SOURCE else "beta")
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+            case Fault.LIBVIRTD_SOURCE:
+                await restart_libvirtd(self.lab, "alpha")
+            case Fault.LIBVIRTD_DESTINATION:
+                await restart_libvirtd(self.lab, "beta")
+            case Fault.FULL_DISK:
+                await asyncio.to_thread(fill, self.state)
+            case _:
+                await self.lab.cut("beta")
+
+    async def mend(self) -> None:
+        """Undo what a world outside would undo in time, and what recovery is to find undone."""
+        match self.cell.fault:
+            case Fault.CUT_2:
+                await asyncio.sleep(2)  # the cut itself
+                await self.lab.heal("beta")
+            case Fault.CUT_20:
+                await asyncio.sleep(20)
+                await self.lab.heal("beta")
+
+
+async def restart_libvirtd(lab: Lab, host: str) -> None:
+    """As a service manager does when its daemon was killed."""
+    for pid in processes.members([NETNS_DIR / lab.netns(host)]):
+        with contextlib.suppress(OSError):
+            if FilePath(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == "libvirtd":
+                os.kill(pid, signal.SIGKILL)
+    argv = next(argv for argv in services.daemons(host) if argv[0].endswith("libvirtd"))
+    async with asyncio.timeout(30):
+        while (await lab.run(host, argv, check=False)).status:  # noqa: ASYNC110  # the old one's lock goes with it, soon
+            await asyncio.sleep(0.05)
+    await services.wait_ready(lab.layout, host, lab.enter_argv(host, []))
+
+
+def fill(directory: FilePath) -> None:
+    """Fill the file system of the state to its last byte."""
+    with contextlib.suppress(OSError), (directory / "full").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@contextlib.asynccontextmanager
+async def small_disk(stage: Stage) -> AsyncIterator[None]:
+    """The state on a file system of its own, where it is to be filled."""
+    stage.state.mkdir(mode=0o700)
+    small = stage.cell.fault is Fault.FULL_DISK
+    if small:
+        await run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(stage.state)])
+    try:
+        yield
+    finally:
+        if small:
+            await run(["umount", str(stage.state)])
+        shutil.rmtree(stage.state, ignore_errors=True)
+
+
+async def play(lab: Lab, cell: Cell) -> Played:
+    """Play one cell, from a new guest to the verdict. The lab is as it was afterwards."""
+    stage = Stage(lab, cell)
+    spec = GuestSpec(
+        name=stage.name,
+        host="alpha",
+        kind=cell.path.kind,
+        disk=True,
+        touch_bytes=32 * units.MIB,
+        set_bytes=8 * units.MIB,
+        rate="4",
+    )
+    for host in ("alpha", "beta"):
+        await lab.set_rate(host, parse_rate("300mbit" if cell.moment is Moment.POSTCOPY else "1gbit"))
+    async with small_disk(stage):
+        await guests.start(lab, spec)
+        try:
+            async with observe(lab, stage.name) as watch:
+                await migrate(stage)
+                recover_s = await recover(stage)
+                report = await watch.report()
+            played = Played(
+                cell=cell,
+                said=stage.outcome,
+                recover_s=recover_s,
+                homes=sorted(host for host, _ in guests.where(lab, stage.name)),
+                report=report,
+            )
+            judge(stage, played)
+            return played
+        finally:
+            await lab.heal("beta")
+            await guests.stop(lab, stage.name)
+            stage.hold.unlink(missing_ok=True)
+
+
+async def migrate(stage: Stage) -> None:
+    """Begin it, let it come to its moment, strike, and wait until the process is gone or stands still."""
+    cell = stage.cell
+    held = "" if cell.moment is None else HELD[cell.path].get(cell.moment, "")
+    failpoint = f"{cell.failpoint}=kill" if cell.failpoint else f"{held}=hold:{stage.hold}" if held else ""
+    words = [stage.name, "beta", "--control", cell.path.control, "--max-downtime", "400ms"]
+    if cell.turning_back or cell.moment in (Moment.PERFORM, Moment.POSTCOPY):
+        words += ["--bandwidth", SLOW]
+    if cell.moment is Moment.POSTCOPY:
+        words += ["--postcopy"]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *stage.argv("migrate", *words, "--json", failpoint=failpoint), stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe
+    )
+    mending: asyncio.Task[None] | None = None
+    reading = asyncio.create_task(read(stage, process))
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            if not cell.failpoint:
+                await come_to(stage, process, reading)
+                await stage.strike(process)
+                mending = asyncio.create_task(stage.mend())
+                stage.hold.unlink(missing_ok=True)
+            elif cell.turning_back:
+                await seen(stage, reading, lambda sample: sample["sent_bytes"] > 0)
+                process.send_signal(signal.SIGINT)
+            if cell.fault is Fault.STOP_SEGUE:
+                await asyncio.sleep(LEASE_MS / 1000 + 0.5)  # the lease itself
+                return
+            await reading
+            await process.wait()
+    finally:
+        if mending is not None:
+            await mending
+        if cell.fault is Fault.STOP_SEGUE:
+            stage.stopped = process
+        elif process.returncode is None:
+            process.kill()
+            await process.wait()
+        if process.returncode is not None:
+            await reading
+
+
+async def read(stage: Stage, process: asyncio.subprocess.Process) -> None:
+    """Keep the newest line, and the outcome when it comes."""
+    assert process.stdout
+    assert process.stderr
+    errors = asyncio.create_task(process.stderr.read())
+    async for line in process.stdout:
+        said = json.loads(line)
+        if "outcome" in said:
+            stage.outcome = said
+        else:
+            stage.sample = said
+    stage.stderr = (await errors).decode()
+
+
+async def seen(stage: Stage, reading: asyncio.Task[None], sign: Callable[[dict[str, Any]], bool]) -> None:
+    await until(lambda: reading.done() or bool(stage.sample and sign(stage.sample)))
+
+
+async def until(sign: Callable[[], bool]) -> None:
+    """Wait for something that another process does."""
+    while not sign():  # noqa: ASYNC110  # there is no event between processes; the deadline is the caller's
+        await asyncio.sleep(0.005)
+
+
+async def come_to(stage: Stage, process: asyncio.subprocess.Process, reading: asyncio.Task[None]) -> None:
+    """Wait for the moment: held there, or seen there."""
+    moment = stage.cell.moment
+    if moment in HELD[stage.cell.path]:
+        await until(lambda: stage.hold.exists() or process.returncode is not None)
+        return
+    await seen(stage, reading, lambda sample: sample["sent_bytes"] > 0)
+    match moment:
+        case Moment.POSTCOPY:
+            [migration] = (await stage.segue("status"))[1]
+            await stage.segue("tune", migration["id"], "--postcopy-now")
+            await seen(stage, reading, lambda sample: sample["status"].startswith("postcopy"))
+        case Moment.SWITCHOVER:  # inside libvirt's call: the domain on the source stands still for some 100 ms
+            while process.returncode is None and await domain_runs(stage):
+                pass
+
+
+async def domain_runs(stage: Stage) -> bool:
+    pid = stage.pid_of("alpha")
+    if pid is None:
+        return False
+    said = await run(stage.lab.enter_argv("alpha", ["virsh", "-q", "-c", "qemu:///system", "domstate", stage.name]), check=False)
+    return said.stdout.strip() == "running"
+
+
+async def recover(stage: Stage) -> float:
+    """`segue recover` from a fresh process, until it says that all is settled; seconds of the one that settled it."""
+    if stage.cell.fault is Fault.CUT_FOR_GOOD:
+        await stage.lab.heal("beta")
+    if stage.cell.fault is Fault.FULL_DISK:
+        (stage.state / "full").unlink(missing_ok=True)
+    until = time.monotonic() + RECOVERED_S
+    took = 0.0
+    while time.monotonic() < until:
+        _, waiting, _ = await stage.segue("status")
+        if not waiting:
+            break
+        began = time.monotonic()
+        _, lines, _ = await stage.segue("recover", deadline_s=100)
+        took = time.monotonic() - began
+        for line in lines:
+            if "outcome" in line:
+                stage.outcome = line
+        if stage.outcome.get("outcome") in ("failed", "ambiguous") and not stage.outcome.get("owner"):
+            break  # a person decides; what is left is looked at below
+    stopped = stage.stopped
+    if stopped is not None and stopped.returncode is None:
+        stopped.send_signal(signal.SIGCONT)  # it wakes up, and must act no more
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), 15)
+        if stopped.returncode is None:
+            stopped.kill()
+            await stopped.wait()
+    return took
+
+
+def judge(stage: Stage, played: Played) -> None:
+    """The invariants: what may never be, whatever died."""
+    report, homes, said, wrong = played.report, played.homes, played.said, played.wrong
+    if report.copies > 1:
+        wrong.append(f"two copies ran at {report.copies_at_ms}")
+    if report.ticks_repeated:
+        wrong.append(f"{report.ticks_repeated} ticks repeated")
+    if report.memory_errors:
+        wrong.append(f"{report.memory_errors} memory errors")
+    if report.disk is not None and (report.disk.lost or report.disk.doubled or report.disk.out_of_order):
+        wrong.append(f"disk: {report.disk}")
+    if not homes and not stage.cell.kills_the_guest and not died_with_the_destination(stage.cell):
+        wrong.append("the guest runs nowhere")
+    if len(homes) > 1:
+        wrong.append(f"left behind: QEMUs on {homes}")
+    if homes and not report.running_on:
+        wrong.append(f"its QEMU is on {homes}, and it does not tick")
+    if homes and said.get("owner") not in homes:
+        wrong.append(f"said owner {said.get('owner')!r}, it is on {homes}: {said.get('outcome')} {said.get('error')}")
+    if not homes and said.get("outcome") not in ("failed", "ambiguous"):
+        wrong.append(f"said {said.get('outcome')}, the guest is gone")
+    for host in stage.lab.hosts:
+        monitor = stage.lab.host_path(host, f"{GUEST_RUN}/{stage.name}.qmp")
+        if monitor.exists() and host not in homes and stage.cell.fault not in (Fault.KILL_SOURCE, Fault.KILL_DESTINATION):
+            wrong.append(f"left behind: the monitor's socket on {host}")
+
+
+def died_with_the_destination(cell: Cell) -> bool:
+    """The destination was being told to run when it was killed: its past must not be raised, and a person decides."""
+    inside = (Moment.FINISH, Moment.SWITCHOVER)
+    return cell.fault is Fault.KILL_DESTINATION and cell.moment in inside
