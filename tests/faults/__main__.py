@@ -25,9 +25,9 @@ LAB = "faults"
 HEAD = """# The fault matrix
 
 Written by `./run faults`, which plays every cell on the lab, with real QEMU and real libvirt: a guest, a migration, a death at
-that moment, `segue recover` from a fresh process, and the auditor's verdict. A cell says how the migration ended, and where the guest
-runs then. Broken would mean: two copies ran, or none though the guest itself was not killed; a tick was lived through twice; a disk
-record was lost or doubled; something was left behind; or the stated owner is not the true one.
+that moment, `segue recover` from a fresh process, and the auditor's verdict. A cell says how the migration ended, and where the
+guest runs then. Broken would mean: two copies ran, or none though the guest itself was not killed; a tick was lived through
+twice; a disk record was lost or doubled; something was left behind; or the stated owner is not the true one.
 
 """
 

@@ -185,10 +185,13 @@ class Journal:
                 time.sleep(POLL_S)
 
     def _take(self) -> list[tuple[Change | None, asyncio.Future[None] | None]]:
-        """What there is to write; waits for it a little."""
-        taken = []
+        """What there is to write: at once when somebody waits for it, else what has come together in a while."""
+        taken: list[tuple[Change | None, asyncio.Future[None] | None]] = []
+        until = time.monotonic() + POLL_S
+        while not self._closing and not any(future for _, future in taken) and (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                taken.append(self._queue.get(timeout=left))
         with contextlib.suppress(queue.Empty):
-            taken.append(self._queue.get(timeout=POLL_S))
             while True:
                 taken.append(self._queue.get_nowait())
         return taken
@@ -223,6 +226,8 @@ class Journal:
         until = time.monotonic() + CLOSE_S
         while self._thread.is_alive() and time.monotonic() < until:  # noqa: ASYNC110  # a thread's end is no event
             await asyncio.sleep(0.005)
-        if not self._thread.is_alive() and self._lost is None and self._refused is None:
+        if self._thread.is_alive():
+            self.trouble = self.trouble or f"The database did not answer within {CLOSE_S:g} s."
+        elif self._lost is None and self._refused is None:
             with contextlib.suppress(StoreError):
                 self._store.release(self._lease)

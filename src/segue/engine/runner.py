@@ -162,7 +162,7 @@ class Runner:
         self._state, self._phase, self._discard = record.state, record.phase, discard
         self._may_have_run = record.phase in phases.MAY_HAVE_RUN
         if record.outcome is not None:
-            self._error = record.outcome.error
+            self._error = record.outcome.error.partition(_NOT_SETTLED)[0].partition(_LOST)[0].strip()
         else:
             self._error = f"The process that led it ended in {record.state}."
         fact, effects = phases.TAKE_UP[record.state]
@@ -332,8 +332,9 @@ class Runner:
                 mended = True
                 await self._remedies[verdict.remedy]()
                 continue
-            if self._now_ms() - began >= (LEFTOVERS_DEADLINE_MS if proven else PROOF_DEADLINE_MS):
-                self._unsettled = f"Not settled: {verdict.reason}; {_LEFT_TO_DO[verdict.remedy]}."
+            patience_ms = LEFTOVERS_DEADLINE_MS if proven else PROOF_DEADLINE_MS
+            if verdict.remedy is Remedy.DISCARD or self._now_ms() - began >= patience_ms:
+                self._unsettled = f"{_NOT_SETTLED}{verdict.reason}; {_LEFT_TO_DO[verdict.remedy]}."
                 break
             await asyncio.sleep(PROOF_PAUSE_S)
         return _PROOFS[verdict.owner] if proven else Fact.UNPROVEN
@@ -424,12 +425,12 @@ class Runner:
         match kind:
             case OutcomeKind.MOVED:
                 return ""
-            case OutcomeKind.CANCELLED:
+            case OutcomeKind.CANCELLED if self._cancel.is_set():
                 return "Cancelled on request."
             case OutcomeKind.AMBIGUOUS:
                 return self._error
             case OutcomeKind.FAILED if self._owner is Owner.NOBODY:
-                return f"{self._error} The guest is lost: it runs nowhere. It can be started from its disk, on one host."
+                return f"{self._error} {_LOST}"
             case _:
                 return self._error or "The hypervisor ended the migration without saying why."
 
@@ -441,6 +442,8 @@ _PROOFS: Final = {
     Owner.UNPROVEN: Fact.UNPROVEN,
 }
 
+_NOT_SETTLED: Final = "Not settled: "
+_LOST: Final = "The guest is lost: it runs nowhere. It can be started from its disk, on one host."
 # What a person reads when a migration ended and something was left to do.
 _LEFT_TO_DO: Final = {
     Remedy.NOTHING: "nothing is left to do",

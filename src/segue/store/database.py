@@ -24,6 +24,8 @@ BUSY_S: Final = 2.0
 """How long SQLite waits for another process that writes; its writes take milliseconds."""
 CONNECT_S: Final = 5
 STATEMENT_MS: Final = 5_000
+_WRITES: Final = "segue_writes"
+"""The option of a connection that says so."""
 
 
 class Database:
@@ -40,13 +42,17 @@ class Database:
         self.is_sqlite: Final = engine.dialect.name == "sqlite"
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, *, writes: bool = False) -> Iterator[Connection]:
         """All that is done in it, or nothing.
+
+        Args:
+            writes: it may change something; those that only look keep nobody waiting.
 
         Raises:
             StoreError: the database cannot be used.
         """
-        with self._in_words(), self._engine.begin() as connection:
+        engine = self._engine.execution_options(**{_WRITES: writes})
+        with self._in_words(), engine.begin() as connection:
             yield connection
 
     def close(self) -> None:
@@ -77,7 +83,7 @@ class Database:
                 )
             from segue.store.upgrades import upgrade
 
-            with self._engine.begin() as connection:
+            with self.transaction(writes=True) as connection:
                 upgrade(connection)
 
     def _revision(self) -> str | None:
@@ -117,7 +123,8 @@ def sqlite(path: Path) -> Database:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # not upgraded half-way: who waits for a lock waits at the beginning
+        # A lock to write is not upgraded to half-way: who waits for it waits at the beginning.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN")
 
     return _opened(Database(engine, str(path)))
 
@@ -140,7 +147,7 @@ def postgresql(url: str) -> Database:
             pool_pre_ping=True,
             connect_args={"connect_timeout": CONNECT_S, "options": f"-c statement_timeout={STATEMENT_MS}"},
         )
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise StoreError("SEGUE_STATE is neither a directory nor a URL.", hint="Give postgresql://USER@HOST/NAME.") from error
     except ImportError as error:
         raise StoreError("psycopg is not installed.", hint="pip install 'segue[postgresql]'.") from error

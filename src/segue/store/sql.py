@@ -80,7 +80,7 @@ class SqlStore:
             "epoch": 0,
             "leased_until_ms": 0,
         }
-        with self._database.transaction() as connection:
+        with self._database.transaction(writes=True) as connection:
             connection.execute(insert(migrations), row)
 
     def load(self, migration: str) -> Record:
@@ -134,7 +134,7 @@ class SqlStore:
     def lead(self, migration: str, holder: Holder, *, ttl_ms: int, dead: Holder | None = None) -> Lease:
         """Take the lease."""
         mine = _json(_HOLDER, holder)
-        with self._database.transaction() as connection:
+        with self._database.transaction(writes=True) as connection:
             query = select(_M.holder, _M.epoch, _M.leased_until_ms, self._now_ms.label("now_ms")).where(_M.id == migration)
             row = connection.execute(query.with_for_update()).one_or_none()
             if row is None:
@@ -155,14 +155,14 @@ class SqlStore:
 
     def renew(self, lease: Lease, *, ttl_ms: int) -> Lease:
         """Hold it for so long from now."""
-        with self._database.transaction() as connection:
+        with self._database.transaction(writes=True) as connection:
             now_ms = self._check(connection, lease)
             self._change(connection, lease.migration, leased_until_ms=now_ms + ttl_ms)
         return replace(lease, until_ms=now_ms + ttl_ms)
 
     def release(self, lease: Lease) -> None:
         """Give it up."""
-        with self._database.transaction() as connection:
+        with self._database.transaction(writes=True) as connection:
             connection.execute(
                 update(migrations).where(_M.id == lease.migration, _M.epoch == lease.epoch).values(leased_until_ms=0)
             )
@@ -182,7 +182,7 @@ class SqlStore:
 
     def write(self, lease: Lease, changes: Sequence[Change]) -> None:
         """Write all of it or nothing."""
-        with self._database.transaction() as connection:
+        with self._database.transaction(writes=True) as connection:
             self._check(connection, lease)
             for change in changes:
                 self._write(change, connection, lease.migration)
@@ -231,7 +231,7 @@ class SqlStore:
 
     def wish(self, migration: str, wishes: Wishes) -> int:
         """Add to what is wanted of it."""
-        with self._database.transaction() as connection:
+        with self._database.transaction(writes=True) as connection:
             now = self._wishes(connection, migration, lock=True)
             asked = {name: value for name, value in asdict(wishes).items() if name != "revision" and value not in (None, False)}
             now = replace(now, **asked, revision=now.revision + 1)

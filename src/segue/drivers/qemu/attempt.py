@@ -325,6 +325,7 @@ class QemuAttempt:
         async with self._destination.sessions.use(self._need(self._arriving)) as there:
             if not self._told_to_run:
                 await self._check_let_go()
+                await there.query("query-status")  # one that is dead is seen to be before it is told
             async with self._within("resuming", self._destination.host):
                 while True:
                     await self._tell_to_run(there)

@@ -18,6 +18,8 @@ from segue.hosts import HostShell
 from segue.hosts.shell import checked
 
 FACTS_DEADLINE_S: Final = 10.0
+LOOK_DEADLINE_S: Final = 3.0
+"""For a monitor to say what it shows. Later it is "unknown", which nobody acts on."""
 
 # Who shows the same processes is the same host, by whatever name or network it was reached: one boot of one kernel, one PID
 # namespace. A machine id tells less: containers and cloned machines share it.
@@ -117,7 +119,9 @@ class QemuHypervisor:
     async def _look(self, process: Process) -> tuple[Sighting, str, Mapping[str, object]]:
         """What a QEMU shows, in its own words, and its migration. The session ends with it if nobody else needs it."""
         async with self.sessions.use(process) as session:
-            status, migration = await asyncio.gather(session.query("query-status"), session.query("query-migrate"))
+            status, migration = await asyncio.gather(
+                *(session.query(word, deadline_s=LOOK_DEADLINE_S) for word in ("query-status", "query-migrate"))
+            )
         run_state = str(status.get("status"))
         raw = f"pid {process.pid}, {run_state}, migration {migration.get('status', 'none')}"
         return fold.sighting(run_state, migration, arrived_here=process.line.has("incoming")), raw, migration
@@ -139,7 +143,12 @@ class QemuHypervisor:
         process = await self.process(guest)
         if process is None:
             return Sighting.ABSENT, "no such process"
-        sighting, raw, _ = await self._look(process)
+        try:
+            sighting, raw, _ = await self._look(process)
+        except HypervisorError as error:
+            if not process.line.has("incoming") or not await processes.waits_for_pages(self.shell, process):
+                raise
+            return Sighting.POSTCOPY_PAUSED, f"pid {process.pid} waits for pages and does not answer: {error.message}"
         return sighting, raw
 
     async def aclose(self) -> None:

@@ -216,6 +216,15 @@ def log_of(monitor: str) -> str:
     return f"{monitor}.log"
 
 
+async def waits_for_pages(shell: HostShell, process: Process) -> bool:
+    """A thread of it waits for a page that post-copy is to bring (fs/userfaultfd.c, handle_userfault).
+
+    Under emulation that thread mostly holds QEMU's big lock, and then the monitor answers nobody until the page comes.
+    """
+    script = ["sh", "-c", "cat /proc/$1/task/*/wchan 2>/dev/null", "sh", str(process.pid)]
+    return b"handle_userfault" in (await shell.run(script, deadline_s=LIST_DEADLINE_S)).stdout
+
+
 async def sweep(shell: HostShell, twin: Process) -> None:
     """Remove the files that a QEMU left which ended by itself, where they are those of this one on another host.
 

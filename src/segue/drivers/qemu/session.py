@@ -103,9 +103,9 @@ class Session:
                 raw=str(error),
             ) from error
 
-    async def query(self, command: str) -> dict[str, object]:
-        """Execute a query that returns an object."""
-        answer = await self.execute(command)
+    async def query(self, command: str, *, deadline_s: float = COMMAND_DEADLINE_S) -> dict[str, object]:
+        """Execute a query that returns an object. Raises as `execute` does."""
+        answer = await self.execute(command, deadline_s=deadline_s)
         return answer if isinstance(answer, dict) else {}
 
     async def woken(self, *, timeout_s: float) -> None:

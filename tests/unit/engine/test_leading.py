@@ -1,0 +1,294 @@
+"""Leading a migration: who may act, what is on disk before anything is done, and that a database holds up nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from segue import units
+from segue.core.evidence import Sighting
+from segue.core.model import DriverKind, HostAddress, Limits, MigrationSpec, OutcomeKind
+from segue.core.phases import State
+from segue.core.ports import Store
+from segue.core.record import Action, Holder, Record, Step, Transition, Wishes
+from segue.drivers.simulated import SimGuest, SimulatedDriver, World
+from segue.engine import holder, outside, recovery, runner
+from segue.engine.journal import PATIENCE_S
+from segue.engine.leader import Leader
+from segue.engine.runner import Event, Told
+from segue.errors import HostUnreachable, LeaseHeld, LeaseLost, RefusedError
+from segue.store import open_store
+
+OTHER = Holder(machine="elsewhere", pid=1, started=1, name="another controller")
+
+
+class Scene:
+    """A world with a guest on alpha, and a migration of it to beta that is written down."""
+
+    def __init__(self, store: Store, **limits: object) -> None:
+        self.store = store
+        self.world = World()
+        self.guest = self.world.add(SimGuest(name="web", working_set_bytes=8 * units.MIB, write_bps=4 * units.MIB), "alpha")
+        self.driver = SimulatedDriver(self.world)
+        here, there = (HostAddress(name=host, uri=f"sim://{host}", driver=DriverKind.SIMULATED) for host in ("alpha", "beta"))
+        spec = MigrationSpec(
+            id=secrets.token_hex(6),
+            guest="web",
+            source="alpha",
+            destination="beta",
+            driver=DriverKind.SIMULATED,
+            limits=Limits(**limits),  # type: ignore[arg-type]
+        )
+        self.record = Record(spec=spec, source=here, destination=there, created_at_ms=1)
+        self.events: list[Event] = []
+        store.create(self.record)
+
+    @property
+    def written(self) -> Record:
+        return self.store.load(self.record.id)
+
+    def leader(self) -> Leader:
+        return Leader(self.store, self.written, driver=lambda _: self.driver, report=self.events.append)
+
+    async def run(self, leader: Leader | None = None) -> runner.Outcome:
+        hosts = [await self.driver.connect(one, deadline_s=1) for one in (self.record.source, self.record.destination)]
+        return await (leader or self.leader()).run(*hosts)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    found = open_store(str(tmp_path))
+    yield found
+    found.close()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PROOF_DEADLINE_MS", "LEFTOVERS_DEADLINE_MS", "PROOF_PAUSE_S"):
+        monkeypatch.setattr(runner, name, 0)
+
+
+async def test_each_action_is_on_disk_before_it_is_done_and_how_it_ended_after(store: Store) -> None:
+    scene = Scene(store)
+    seen: dict[str, Sighting] = {}
+    show = World.show
+
+    def shown(world: World, guest: str, host: str, sighting: Sighting) -> None:
+        if sighting is Sighting.RUNNING:
+            assert scene.written.told_to_run  # read from the disk, by another connection
+        seen[host] = sighting
+        show(world, guest, host, sighting)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(World, "show", shown)
+        outcome = await scene.run()
+    assert outcome.outcome is OutcomeKind.MOVED
+    entries = store.story(scene.record.id).entries
+    for action in {entry.action for entry in entries}:
+        assert [entry.step for entry in entries if entry.action is action] == [Step.INTENT, Step.DONE]
+    assert [entry.action for entry in entries if entry.step is Step.INTENT] == [
+        Action.LAUNCH_DESTINATION,
+        Action.START,
+        Action.RESUME_DESTINATION,
+        Action.END_SOURCE,
+    ]
+    states = [transition.state for transition in store.story(scene.record.id).transitions]
+    assert states == [State.PREPARE, State.PERFORM, State.FINISH, State.CONFIRM, State.VERIFY, State.MOVED]
+    now = scene.written
+    assert (now.outcome, now.settled, now.state, now.led) == (outcome, True, State.MOVED, False)
+
+
+async def test_of_two_leaders_one_leads_and_the_other_is_told_who(store: Store) -> None:
+    scene = Scene(store)
+    first, second = await asyncio.gather(scene.run(), scene.run(), return_exceptions=True)
+    errors = [one for one in (first, second) if isinstance(one, BaseException)]
+    # In one process both are the same holder: the second gets a higher epoch and the first may act no more.
+    assert all(isinstance(error, LeaseLost) for error in errors)
+    assert len(errors) == 1
+    assert scene.world.most_copies == 1
+    lease = store.lead(scene.record.id, OTHER, ttl_ms=60_000)
+    with pytest.raises(LeaseHeld, match="another controller"):
+        await scene.leader().take_up()
+    store.release(lease)
+
+
+@pytest.mark.parametrize("moment", ["start.wanted", "resume-destination.wanted", "end-source.wanted"])
+async def test_a_leader_that_wakes_after_a_takeover_acts_no_more(
+    store: Store, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(store)
+    reached, wake = asyncio.Event(), asyncio.Event()
+
+    async def reach(name: str) -> None:
+        if name == moment:
+            reached.set()
+            await wake.wait()
+
+    monkeypatch.setattr("segue.engine.failpoints.reach", reach)
+    sleeper = asyncio.create_task(scene.run())
+    await reached.wait()
+    store.lead(scene.record.id, OTHER, ttl_ms=60_000, dead=holder.me())
+    before = dict(scene.guest.copies)
+    wake.set()
+    with pytest.raises(LeaseLost):
+        await sleeper
+    assert scene.guest.copies == before
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Another process holds the database for longer than anybody waits."""
+    with contextlib.closing(sqlite3.connect(directory / "segue.db", isolation_level=None, timeout=5)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+async def test_a_database_that_stalls_in_mid_flight_delays_one_action_a_little_and_no_decision(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(store)
+    lock = contextlib.ExitStack()
+    began = 0.0
+
+    async def reach(name: str) -> None:
+        nonlocal began
+        if name == "start.acted":
+            lock.enter_context(locked(tmp_path))
+            began = time.monotonic()
+
+    monkeypatch.setattr("segue.engine.failpoints.reach", reach)
+    monkeypatch.setattr("segue.engine.journal.CLOSE_S", 0.2)
+    leader = scene.leader()
+    with lock:
+        outcome = await scene.run(leader)
+        took = time.monotonic() - began
+    assert outcome.outcome is OutcomeKind.MOVED  # told, though it could not be written
+    assert took < PATIENCE_S + 1.0
+    assert "did not answer" in leader.trouble or "locked by another process" in leader.trouble
+    assert scene.world.most_copies == 1
+
+
+async def test_a_wish_is_granted_on_the_way_and_read_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(store, bandwidth_bps=units.MIB)  # 256 s of simulated time
+    monkeypatch.setattr("segue.engine.journal.POLL_S", 0.01)
+    leading = asyncio.create_task(scene.run())
+    while not outside.is_led(scene.written):  # noqa: ASYNC110  # gives way
+        await asyncio.sleep(0)
+    monkeypatch.setattr(outside, "is_led", lambda _: True)
+    settings = await outside.tune(store, scene.record.id, Wishes(bandwidth_bps=3 * units.GIB, max_downtime_ms=77))
+    assert (settings.bandwidth_bps, settings.max_downtime_ms, settings.revision) == (3 * units.GIB, 77, 1)
+    assert (await leading).outcome is OutcomeKind.MOVED
+
+
+async def test_a_cancel_from_outside_turns_back_and_twice_is_as_good_as_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(store, bandwidth_bps=1024)  # it would take for ever
+    monkeypatch.setattr("segue.engine.journal.POLL_S", 0.01)
+    leading = asyncio.create_task(scene.run())
+    while scene.written.state is not State.PERFORM:  # noqa: ASYNC110  # gives way
+        await asyncio.sleep(0)
+    for _ in range(2):
+        with contextlib.suppress(RefusedError):  # the second may come too late
+            await outside.cancel(store, scene.record.id)
+    assert (await leading).outcome is OutcomeKind.CANCELLED
+    assert scene.guest.copies == {"alpha": Sighting.RUNNING}
+    with pytest.raises(RefusedError, match="has ended"):
+        await outside.cancel(store, scene.record.id)
+
+
+async def test_what_nobody_leads_is_said_to_be_and_recovered(store: Store) -> None:
+    scene = Scene(store)
+    scene.world.show("web", "beta", Sighting.INCOMING)
+    lease = store.lead(scene.record.id, OTHER, ttl_ms=-1)
+    store.write(lease, [entered(State.PREPARE)])
+    with pytest.raises(RefusedError, match="nobody leads it"):
+        await outside.cancel(store, scene.record.id)
+    with pytest.raises(RefusedError, match="nobody leads it"):
+        [seen async for seen in outside.watch(store, scene.record.id)]
+    looked = await recovery.look(scene.written, lambda _: scene.driver)
+    assert (looked.verdict.owner, looked.verdict.remedy) == ("source", "roll back")
+    assert scene.guest.copies["beta"] is Sighting.INCOMING  # a look does nothing
+    outcome = await recovery.recover(store, scene.written, lambda _: scene.driver, report=scene.events.append)
+    assert (outcome.outcome, outcome.owner) == (OutcomeKind.FAILED, "alpha")
+    assert scene.guest.copies == {"alpha": Sighting.RUNNING}
+    assert any(isinstance(event, Told) for event in scene.events)
+    again = await recovery.recover(store, scene.written, lambda _: scene.driver, report=scene.events.append)
+    assert again == outcome
+
+
+async def test_without_both_hosts_nothing_is_concluded_and_nothing_done(store: Store) -> None:
+    scene = Scene(store)
+    lease = store.lead(scene.record.id, OTHER, ttl_ms=-1)
+    store.write(lease, [entered(State.PERFORM)])
+    scene.world.unreachable.add("beta")
+    with pytest.raises(HostUnreachable, match="Without both hosts") as silent:
+        await recovery.recover(store, scene.written, lambda _: scene.driver, report=scene.events.append)
+    assert "alpha shows it running" in silent.value.guest_at
+    assert scene.written.state is State.PERFORM
+
+
+async def test_a_sweep_finds_what_nobody_remembers_and_repairs_what_is_safe(store: Store) -> None:
+    scene = Scene(store)
+    store.write(store.lead(scene.record.id, OTHER, ttl_ms=-1), [])
+    scene.world.add(SimGuest(name="half"), "alpha")
+    scene.world.show("half", "beta", Sighting.INCOMING)
+    twin = scene.world.add(SimGuest(name="twin"), "alpha")
+    twin.copies["beta"] = Sighting.RUNNING
+    addresses = [scene.record.source, scene.record.destination]
+    findings, silent = await recovery.sweep(store, addresses, lambda _: scene.driver)
+    assert silent == []
+    assert [finding.text.split()[0] for finding in findings] == ["web:", "half", "twin"]
+    assert [finding.repair is not None for finding in findings] == [True, True, False]
+    for finding in findings[:2]:
+        await recovery.repair(store, finding, lambda _: scene.driver, report=scene.events.append)
+    assert scene.world.guests["half"].copies == {"alpha": Sighting.RUNNING}
+    assert set(twin.copies) == {"alpha", "beta"}  # only a person may say which of the two is wanted
+    left, _ = await recovery.sweep(store, addresses, lambda _: scene.driver)
+    assert [finding.text.split()[0] for finding in left] == ["twin"]
+
+
+def entered(state: State) -> Transition:
+    return Transition(at_ms=2, epoch=1, state=state)
+
+
+def test_this_process_lives_and_another_of_its_number_does_not() -> None:
+    from dataclasses import replace
+
+    me = holder.me()
+    assert not holder.is_dead(me)
+    assert holder.is_dead(replace(me, started=me.started + 1))
+    assert not holder.is_dead(replace(me, machine="elsewhere", started=1))  # nobody can see that from here
+    assert not holder.end(replace(me, machine="elsewhere"))
+    assert holder.end(replace(me, started=me.started + 1))  # gone; this process, which has its number now, is left alone
+
+
+def test_a_leader_that_stands_still_is_ended() -> None:
+    import subprocess
+    import sys
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import os, signal; print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGSTOP)"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        assert int(process.stdout.readline()) == process.pid
+        started = holder._started(process.pid)
+        assert started
+        from dataclasses import replace
+
+        assert holder.end(replace(holder.me(), pid=process.pid, started=started))
+        assert process.wait(5) == -9
+    finally:
+        process.kill()
+        process.communicate()
