@@ -155,12 +155,10 @@ class LibvirtAttempt:
 
     async def _after_error(self) -> Progress:
         """The sample that tells what the call left behind: failed, or a post-copy that lost its connection."""
-        status = (await self._sample()).status if self._last.status in _IN_POSTCOPY else JobStatus.FAILED
-        return replace(
-            self._last,
-            elapsed_ms=self._elapsed_ms(),
-            status=JobStatus.POSTCOPY_PAUSED if status is JobStatus.POSTCOPY_PAUSED else JobStatus.FAILED,
-        )
+        here = await self._source.evidence(self._spec.guest)
+        broken = self._last.status in _IN_POSTCOPY and here.sighting in (Sighting.POSTCOPY, Sighting.POSTCOPY_PAUSED)
+        status = JobStatus.POSTCOPY_PAUSED if broken else JobStatus.FAILED
+        return replace(self._last, elapsed_ms=self._elapsed_ms(), status=status)
 
     async def _follow_job(self) -> AsyncIterator[Progress]:
         """Follow a job that another process began, until there is none; what it came to, the domain on the source tells."""
