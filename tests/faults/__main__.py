@@ -43,7 +43,7 @@ async def everything(cells: list[Cell]) -> dict[Cell, tuple[str, float]]:
             try:
                 played = await play(lab, cell)
                 words[cell] = played.word, played.recover_s
-            except Exception as error:  # the other cells have their turn
+            except (Exception, asyncio.CancelledError) as error:  # the other cells have their turn
                 traceback.print_exc()
                 words[cell] = f"NOT PLAYED: {type(error).__name__}: {error}", 0.0
             word, recover_s = words[cell]

@@ -239,7 +239,7 @@ async def migrate(stage: Stage) -> None:
         elif process.returncode is None:
             process.kill()
             await process.wait()
-        if process.returncode is not None:
+        if process.returncode is not None and not reading.cancelled():
             await reading
 
 

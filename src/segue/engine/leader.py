@@ -17,6 +17,7 @@ from segue.engine import holder
 from segue.engine.inventory import Inventory
 from segue.engine.journal import LEASE_MS, Journal, wall_ms
 from segue.engine.runner import Report, Runner
+from segue.errors import RefusedError
 
 DriverOf = Callable[[DriverKind], Driver]
 
@@ -56,10 +57,11 @@ class Leader:
 
         Raises:
             LeaseHeld: another process leads it.
+            RefusedError: another process has begun it.
             LeaseLost: another process took it over on the way.
             StoreError: it cannot be written down; nothing was touched.
         """
-        return await self._lead(source, destination, lambda runner: runner.run())
+        return await self._lead(source, destination, lambda runner: runner.run(), first=True)
 
     async def take_up(self, *, discard: bool = False) -> Outcome:
         """Lead a migration that another process has begun, from what both hosts show.
@@ -74,9 +76,14 @@ class Leader:
             )
             return await self._lead(source, destination, lambda runner: runner.take_up(self._record, discard=discard))
 
-    async def _lead(self, source: Hypervisor, destination: Hypervisor, go: Callable[[Runner], Awaitable[Outcome]]) -> Outcome:
+    async def _lead(
+        self, source: Hypervisor, destination: Hypervisor, go: Callable[[Runner], Awaitable[Outcome]], *, first: bool = False
+    ) -> Outcome:
         spec = self._record.spec
         lease = await asyncio.to_thread(take_lease, self._store, self._record)
+        if first and lease.epoch > 1:
+            self._store.release(lease)
+            raise RefusedError(f"Migration {spec.id} has been begun already.", hint=f"'segue status {spec.id}' says how it goes.")
         journal = Journal(self._store, lease, on_wishes=self._wish, told_to_run=self._record.told_to_run)
         self.leads.set()
         try:
