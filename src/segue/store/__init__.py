@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from segue.errors import StoreError
+
 if TYPE_CHECKING:
     from segue.core.ports import Store
 
@@ -17,10 +19,19 @@ FILE: Final = "segue.db"
 
 
 def state_directory() -> Path:
-    """Where the file is when ``$SEGUE_STATE`` does not say: /var/lib/segue for root, else below the user's own state (XDG)."""
+    """Where the file is when ``$SEGUE_STATE`` does not say: /var/lib/segue for root, else below the user's own state (XDG).
+
+    Raises:
+        StoreError: this user has no home.
+    """
     if os.geteuid() == 0:
         return Path("/var/lib/segue")
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "segue"
+    try:
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "segue"
+    except RuntimeError as error:
+        raise StoreError(
+            "This user has no home directory to write migrations down in.", hint=f"Name a place: {VARIABLE}."
+        ) from error
 
 
 def open_store(where: str = "") -> Store:

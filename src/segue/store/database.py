@@ -1,29 +1,41 @@
-"""Reaches a database and brings it to the newest revision; every error of it becomes a `StoreError` in words.
+"""Reaches a database and brings it to the newest revision; every error of it becomes a `StoreError` (`words`).
 
-What may live here: engines, file modes, transactions, and the table of errors. Nothing about migrations.
+What may live here: engines, file modes and transactions. Nothing about migrations.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from segue.errors import StoreError
 from segue.store.schema import REVISION
+from segue.store.words import in_words
 
 BUSY_S: Final = 2.0
 """How long SQLite waits for another process that writes; its writes take milliseconds."""
 CONNECT_S: Final = 5
 STATEMENT_MS: Final = 5_000
+
+_SESSION: Final = {
+    "statement_timeout": STATEMENT_MS,
+    # A leader that stands still in the middle of a transaction must not keep others from taking its lease.
+    "idle_in_transaction_session_timeout": STATEMENT_MS,
+    # What was written is on disk when `write` returns, whatever the server's default is.
+    "synchronous_commit": "on",
+}
+_UPGRADE_LOCK: Final = 0x5E60E
+"""Held while the tables are brought up: PostgreSQL's advisory locks are numbers, and this one is ours."""
 _WRITES: Final = "segue_writes"
 """The option of a connection that says so."""
 
@@ -49,7 +61,7 @@ class Database:
             writes: it may change something; those that only look keep nobody waiting.
 
         Raises:
-            StoreError: the database cannot be used.
+            StoreError: the database cannot be used, or holds what this Segue does not understand.
         """
         engine = self._engine.execution_options(**{_WRITES: writes})
         with self._in_words(), engine.begin() as connection:
@@ -63,7 +75,7 @@ class Database:
     def _in_words(self) -> Iterator[None]:
         try:
             yield
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, ValueError) as error:  # ValueError: a text or a word that has no place there
             raise in_words(self._name, error) from error
 
     def bring_up(self) -> None:
@@ -84,6 +96,8 @@ class Database:
             from segue.store.upgrades import upgrade
 
             with self.transaction(writes=True) as connection:
+                if not self.is_sqlite:
+                    connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
                 upgrade(connection)
 
     def _revision(self) -> str | None:
@@ -101,12 +115,11 @@ def sqlite(path: Path) -> Database:
         StoreError: it cannot be made or opened.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_directory(path.parent)
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            path.chmod(0o600)
+            _make_file(path)
         if not os.access(path, os.R_OK | os.W_OK):
-            raise PermissionError(f"no permission to write {path}")
+            raise PermissionError(errno.EACCES, "no permission to write", str(path))
     except OSError as error:
         raise in_words(str(path), error) from error
     engine = create_engine(
@@ -129,6 +142,28 @@ def sqlite(path: Path) -> Database:
     return _opened(Database(engine, str(path)))
 
 
+def _make_directory(path: Path) -> None:
+    """With those above it that are not there either; a umask may only take rights away, and leaves too many or too few."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        _make_directory(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        path.chmod(0o700)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(path))
+
+
+def _make_file(path: Path) -> None:
+    """Before SQLite does, which gives its -wal and -shm the same mode."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
 def postgresql(url: str) -> Database:
     """The PostgreSQL database at that URL (``postgresql://user@host/name``).
 
@@ -145,13 +180,17 @@ def postgresql(url: str) -> Database:
         engine = create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
-            connect_args={"connect_timeout": CONNECT_S, "options": f"-c statement_timeout={STATEMENT_MS}"},
+            connect_args={
+                "connect_timeout": CONNECT_S,
+                "options": " ".join(f"-c {name}={value}" for name, value in _SESSION.items()),
+            },
         )
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise StoreError("SEGUE_STATE is neither a directory nor a URL.", hint="Give postgresql://USER@HOST/NAME.") from error
     except ImportError as error:
         raise StoreError("psycopg is not installed.", hint="pip install 'segue[postgresql]'.") from error
-    return _opened(Database(engine, parsed.render_as_string(hide_password=True)))
+    shown = parsed.difference_update_query(["password", "sslpassword"])
+    return _opened(Database(engine, shown.render_as_string(hide_password=True)))
 
 
 def _opened(database: Database) -> Database:
@@ -161,27 +200,3 @@ def _opened(database: Database) -> Database:
         database.close()
         raise
     return database
-
-
-# What SQLite says, in words and with what to do about it (https://sqlite.org/rescode.html). The first that fits.
-_WORDS: Final = (
-    ("database is locked", "is locked by another process", "Look who has it open: 'fuser -v' names them."),
-    ("disk is full", "cannot be written: the disk is full", "Make room, or name another place with SEGUE_STATE."),
-    ("readonly database", "is read-only", "Give this user the right to write it, or name another place with SEGUE_STATE."),
-    ("not a database", "is not a database", "Move it away: Segue makes a new one. What was written in it is lost."),
-    ("malformed", "is damaged", "Move it away: Segue makes a new one. 'sqlite3 FILE .recover' may save what was written in it."),
-    ("disk I/O error", "cannot be read or written: the disk has errors, or is full", "Look at the kernel's log and at df."),
-    ("unable to open", "cannot be opened", "Look at the permissions of its directory."),
-    ("password", "refuses the password", "Put the right one into SEGUE_STATE, or into ~/.pgpass."),
-    ("does not exist", "is not there", "Make it: createdb, createuser."),
-    ("connection", "does not answer", "Is the server up, and does its firewall let this host through?"),
-)
-
-
-def in_words(name: str, error: Exception) -> StoreError:
-    """One sentence of what is wrong with the database, and what to do."""
-    said = str(error.orig if isinstance(error, DBAPIError) else error).strip()
-    for sign, words, hint in _WORDS:
-        if sign in said:
-            return StoreError(f"The database {name} {words}.", hint=hint)
-    return StoreError(f"The database {name} cannot be used: {said.splitlines()[0] if said else type(error).__name__}.")

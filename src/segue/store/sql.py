@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import singledispatchmethod
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, Connection, Row, Table, insert, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, func, insert, literal_column, or_, select, update
 
 from segue.core.model import HostAddress, MigrationSpec, Outcome, Progress
 from segue.core.phases import PHASES, State
@@ -28,9 +29,12 @@ from segue.core.record import (
     Transition,
     Wishes,
 )
-from segue.errors import LeaseHeld, LeaseLost, MigrationNotFound
+from segue.errors import LeaseHeld, LeaseLost, MigrationNotFound, StoreError
 from segue.store.database import Database
 from segue.store.schema import journal, migrations, notes, samples, transitions
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _SPEC: Final = TypeAdapter(MigrationSpec)
 _ADDRESS: Final = TypeAdapter(HostAddress)
@@ -69,14 +73,15 @@ class SqlStore:
             "guest": record.spec.guest,
             "source_name": record.spec.source,
             "destination_name": record.spec.destination,
-            "spec": _json(_SPEC, record.spec),
-            "source": _json(_ADDRESS, record.source),
-            "destination": _json(_ADDRESS, record.destination),
+            "spec": _json(record.spec),
+            "source": _json(record.source),
+            "destination": _json(record.destination),
             "state": record.state,
             "phase": record.phase,
             "told_to_run": False,
-            "wishes": _json(_WISHES, record.wishes),
-            "settled": False,
+            "wishes": _json(record.wishes),
+            "settings": _json(record.settings) if record.settings else None,
+            "settled": record.settled,
             "epoch": 0,
             "leased_until_ms": 0,
         }
@@ -85,13 +90,14 @@ class SqlStore:
 
     def load(self, migration: str) -> Record:
         """One migration by its id, or by the beginning of it."""
+        begins_so = func.substr(_M.id, 1, len(migration)) == migration
         with self._database.transaction() as connection:
-            rows = connection.execute(self._rows().where(_M.id.startswith(migration, autoescape=True)).limit(2)).all()
-        rows = [row for row in rows if row.id == migration] or rows
-        if len(rows) != 1 or not migration:
-            problem = "Several migrations begin with" if rows else "No migration is written down as"
-            raise MigrationNotFound(f"{problem} {migration!r}.", hint="'segue history' lists them.")
-        return _record(rows[0])
+            # The id itself is the first of all that begin with it.
+            found = [_record(row) for row in connection.execute(self._rows().where(begins_so).order_by(_M.id).limit(2))]
+        if migration and (len(found) == 1 or (found and found[0].id == migration)):
+            return found[0]
+        problem = "Several migrations begin with" if found else "No migration is written down as"
+        raise MigrationNotFound(f"{problem} {migration!r}.", hint="'segue history' lists them.")
 
     def find(self, *, guest: str = "", host: str = "", unsettled: bool = False, limit: int = 50) -> Sequence[Record]:
         """Migrations, the newest first."""
@@ -133,15 +139,14 @@ class SqlStore:
 
     def lead(self, migration: str, holder: Holder, *, ttl_ms: int, dead: Holder | None = None) -> Lease:
         """Take the lease."""
-        mine = _json(_HOLDER, holder)
         with self._database.transaction(writes=True) as connection:
             query = select(_M.holder, _M.epoch, _M.leased_until_ms, self._now_ms.label("now_ms")).where(_M.id == migration)
             row = connection.execute(query.with_for_update()).one_or_none()
             if row is None:
                 raise MigrationNotFound(f"No migration is written down as {migration!r}.")
-            free = row.leased_until_ms <= row.now_ms or row.holder in (mine, dead and _json(_HOLDER, dead))
-            if not free:
-                name = _HOLDER.validate_json(row.holder).name
+            last = _HOLDER.validate_json(row.holder) if row.holder else None
+            if last not in (None, holder, dead) and row.leased_until_ms > row.now_ms:
+                name = last.name
                 raise LeaseHeld(
                     f"Migration {migration} is led by {name}.",
                     holder=name,
@@ -150,7 +155,7 @@ class SqlStore:
                     f"{(row.leased_until_ms - row.now_ms) / 1000:.1f} s if it does not renew it.",
                 )
             epoch, until_ms = row.epoch + 1, row.now_ms + ttl_ms
-            self._change(connection, migration, holder=mine, epoch=epoch, leased_until_ms=until_ms)
+            self._change(connection, migration, holder=_json(holder), epoch=epoch, leased_until_ms=until_ms)
         return Lease(migration=migration, holder=holder, epoch=epoch, until_ms=until_ms)
 
     def renew(self, lease: Lease, *, ttl_ms: int) -> Lease:
@@ -170,7 +175,9 @@ class SqlStore:
     def _check(self, connection: Connection, lease: Lease) -> int:
         """See that the lease is its holder's, and keep it so until the transaction ends; the database's time."""
         query = select(_M.epoch, self._now_ms.label("now_ms")).where(_M.id == lease.migration).with_for_update()
-        row = connection.execute(query).one()
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            raise StoreError(f"Migration {lease.migration} is not written down any more.", hint="Was the database replaced?")
         if row.epoch != lease.epoch:
             raise LeaseLost(
                 f"Another process has taken over migration {lease.migration}; this one acts no more.",
@@ -203,26 +210,26 @@ class SqlStore:
 
     @_write.register
     def _(self, change: Entry, connection: Connection, migration: str) -> None:
-        connection.execute(insert(journal), {"migration": migration, **asdict(change)})
+        connection.execute(insert(journal), {"migration": migration, **asdict(change), "detail": _text(change.detail)})
         if (change.action, change.step) == (Action.RESUME_DESTINATION, Step.INTENT):
             self._change(connection, migration, told_to_run=True)
 
     @_write.register
     def _(self, change: Note, connection: Connection, migration: str) -> None:
-        connection.execute(insert(notes), {"migration": migration, **asdict(change)})
+        connection.execute(insert(notes), {"migration": migration, **asdict(change), "text": _text(change.text)})
 
     @_write.register
     def _(self, change: Sample, connection: Connection, migration: str) -> None:
-        row = {"migration": migration, "at_ms": change.at_ms, "progress": _json(_PROGRESS, change.progress)}
+        row = {"migration": migration, "at_ms": change.at_ms, "progress": _json(change.progress)}
         connection.execute(insert(samples), row)
 
     @_write.register
     def _(self, change: Settings, connection: Connection, migration: str) -> None:
-        self._change(connection, migration, settings=_json(_SETTINGS, change))
+        self._change(connection, migration, settings=_json(change))
 
     @_write.register
     def _(self, change: Ended, connection: Connection, migration: str) -> None:
-        self._change(connection, migration, outcome=_json(_OUTCOME, change.outcome), settled=change.settled)
+        self._change(connection, migration, outcome=_json(change.outcome), settled=change.settled)
 
     def _change(self, connection: Connection, migration: str, **values: object) -> None:
         connection.execute(update(migrations).where(_M.id == migration).values(**values))
@@ -233,9 +240,9 @@ class SqlStore:
         """Add to what is wanted of it."""
         with self._database.transaction(writes=True) as connection:
             now = self._wishes(connection, migration, lock=True)
-            asked = {name: value for name, value in asdict(wishes).items() if name != "revision" and value not in (None, False)}
-            now = replace(now, **asked, revision=now.revision + 1)
-            self._change(connection, migration, wishes=_json(_WISHES, now))
+            asked = {name: value for name, value in asdict(wishes).items() if value is not None and value is not False}
+            now = replace(now, **(asked | {"revision": now.revision + 1}))
+            self._change(connection, migration, wishes=_json(now))
         return now.revision
 
     def wishes(self, migration: str) -> Wishes:
@@ -255,8 +262,13 @@ class SqlStore:
         self._database.close()
 
 
-def _json(adapter: TypeAdapter[Any], value: object) -> str:
-    return adapter.dump_json(value).decode()
+def _json(value: DataclassInstance) -> str:
+    return _text(json.dumps(asdict(value), ensure_ascii=False))
+
+
+def _text(words: str) -> str:
+    """As both databases take it: what a process said may hold NULs and broken UTF-8, and must not stop the writing."""
+    return words.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _of(connection: Connection, table: Table, migration: str) -> Sequence[Row[Any]]:
