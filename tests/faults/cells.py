@@ -5,6 +5,7 @@ What may live here: the cells, as values. How one is played is in `play`.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -79,6 +80,7 @@ class Cell:
     Attributes:
         failpoint: kill Segue exactly there; then `moment` does not matter.
         turning_back: the migration is cancelled first, so that the way back is rehearsed.
+        after_ms: strike so long after the command began, wherever it is then.
     """
 
     path: Path
@@ -86,10 +88,16 @@ class Cell:
     moment: Moment | None = None
     failpoint: str = ""
     turning_back: bool = False
+    after_ms: int | None = None
 
     def __str__(self) -> str:
-        where = self.failpoint or self.moment or ""
+        where = self.failpoint or self.moment or f"{self.after_ms} ms"
         return f"{self.path}: {self.fault} at {where}{' while cancelling' if self.turning_back else ''}"
+
+    @property
+    def may_kill_the_guest(self) -> bool:
+        """Whether it does depends on when it happened to strike."""
+        return self.after_ms is not None and self.fault in (Fault.KILL_SOURCE, Fault.KILL_DESTINATION)
 
     @property
     def kills_the_guest(self) -> bool:
@@ -161,3 +169,13 @@ def by_failpoint(path: Path) -> Iterator[Cell]:
     back += ["cancelling.entered", "cancelled.entered"]
     for name in back:
         yield Cell(path=path, fault=Fault.KILL_SEGUE, failpoint=name, turning_back=True)
+
+
+def at_random(count: int, seed: int) -> Iterator[Cell]:
+    """Any process, any time: the same cells for the same seed."""
+    dice = random.Random(seed)  # noqa: S311  # not for secrets
+    kills = [fault for fault in Fault if "kill -9" in fault]
+    for _ in range(count):
+        path = dice.choice(list(Path))
+        fault = dice.choice([fault for fault in kills if path is not Path.QEMU or "libvirtd" not in fault])
+        yield Cell(path=path, fault=fault, after_ms=dice.randrange(2500))

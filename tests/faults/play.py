@@ -218,7 +218,11 @@ async def migrate(stage: Stage) -> None:
     reading = asyncio.create_task(read(stage, process))
     try:
         async with asyncio.timeout(DEADLINE_S):
-            if not cell.failpoint:
+            if cell.after_ms is not None:
+                await asyncio.wait({reading}, timeout=cell.after_ms / 1000)
+                if process.returncode is None:
+                    await stage.strike(process)
+            elif not cell.failpoint:
                 await come_to(stage, process, reading)
                 await stage.strike(process)
                 mending = asyncio.create_task(stage.mend())
@@ -310,10 +314,14 @@ async def recover(stage: Stage) -> float:
         for line in lines:
             if "outcome" in line:
                 stage.outcome = line
-        if stage.cell.kills_the_guest or died_with_the_destination(stage.cell):
+        if stage.cell.kills_the_guest or stage.cell.may_kill_the_guest or died_with_the_destination(stage.cell):
             break  # a person decides; this one does
         await asyncio.sleep(1)  # as a person would try again; a host that was away frees what dead connections held
-    if stage.cell.kills_the_guest and stage.outcome.get("outcome") == "failed":
+    if (
+        (stage.cell.kills_the_guest or stage.cell.may_kill_the_guest)
+        and not stage.outcome.get("owner")
+        and stage.outcome.get("outcome") == "failed"
+    ):
         await stage.segue("recover", "--discard", deadline_s=60)
     stopped = stage.stopped
     if stopped is not None and stopped.returncode is None:
@@ -337,11 +345,16 @@ def judge(stage: Stage, played: Played) -> None:
         wrong.append(f"{report.memory_errors} memory errors")
     if report.disk is not None and (report.disk.lost or report.disk.doubled or report.disk.out_of_order):
         wrong.append(f"disk: {report.disk}")
-    if not homes and not stage.cell.kills_the_guest and not died_with_the_destination(stage.cell):
+    may_die = stage.cell.kills_the_guest or stage.cell.may_kill_the_guest
+    if not homes and not may_die and not died_with_the_destination(stage.cell):
         wrong.append("the guest runs nowhere")
     if len(homes) > 1:
         wrong.append(f"left behind: QEMUs on {homes}")
-    if died_with_the_destination(stage.cell) and said.get("outcome") == "ambiguous" and homes == ["alpha"]:
+    if (
+        (died_with_the_destination(stage.cell) or stage.cell.may_kill_the_guest)
+        and said.get("outcome") == "ambiguous"
+        and homes == ["alpha"]
+    ):
         return  # what may have run and died must not be raised from its past: a person decides
     if homes and not report.running_on:
         wrong.append(f"its QEMU is on {homes}, and it does not tick")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from segue.core.ports import Store
@@ -48,7 +49,8 @@ class Server:
         """The URL of a new, empty database."""
         self._databases += 1
         name = f"segue{self._databases}"
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "segue", name)
+        with psycopg.connect(host="127.0.0.1", port=self.port, user="segue", dbname="postgres", autocommit=True) as owner:
+            owner.execute(f"CREATE DATABASE {name}".encode())
         return f"postgresql://segue@127.0.0.1:{self.port}/{name}"
 
     def stop(self) -> None:
