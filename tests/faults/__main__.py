@@ -1,7 +1,8 @@
 """Plays the whole matrix, and writes what really happened into docs/reference/faults.md.
 
-./run faults                        everything, about an hour
-./run faults --only "qemu direct"   the cells whose words contain that; the page is not written
+./run faults                            everything, more than an hour
+./run faults --only "qemu direct"       the cells whose words contain that; the page is not written
+./run faults --random 200 --seed 7      kills of any process at any time, the same ones for the same seed
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ import traceback
 from pathlib import Path as FilePath
 
 from segue.lab import down, up
-from tests.faults.cells import Cell, Fault, Moment, Path, by_failpoint, by_moment, why_impossible
+from tests.faults.cells import Cell, Fault, Moment, Path, at_random, by_failpoint, by_moment, why_impossible
 from tests.faults.play import play
 
 PAGE = FilePath(__file__).parents[2] / "docs/reference/faults.md"
-LAB = "faults"
 
 HEAD = """# The fault matrix
 
@@ -32,11 +32,11 @@ twice; a disk record was lost or doubled; something was left behind; or the stat
 """
 
 
-async def everything(cells: list[Cell]) -> dict[Cell, tuple[str, float]]:
+async def everything(cells: list[Cell], name: str) -> dict[Cell, tuple[str, float]]:
     """How each cell ended, and how long its recovery took."""
     words: dict[Cell, tuple[str, float]] = {}
-    await down(LAB)
-    lab = await up(name=LAB, hosts=2)
+    await down(name)
+    lab = await up(name=name, hosts=2)
     try:
         for number, cell in enumerate(cells, start=1):
             began = time.monotonic()
@@ -50,7 +50,7 @@ async def everything(cells: list[Cell]) -> dict[Cell, tuple[str, float]]:
             took = time.monotonic() - began
             print(f"{number}/{len(cells)} {cell}: {word} (recover {recover_s:.2f} s, cell {took:.1f} s)", flush=True)
     finally:
-        await down(LAB)
+        await down(name)
     return words
 
 
@@ -81,11 +81,15 @@ def main() -> int:
     """Play, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cells whose words contain this")
+    parser.add_argument("--random", type=int, default=0, metavar="N", help="N kills instead: any process, any time; no page")
+    parser.add_argument("--seed", type=int, default=1, help="of those (default 1)")
     words = parser.parse_args()
-    cells = [cell for path in Path for cell in (*by_moment(path), *by_failpoint(path)) if words.only in str(cell)]
+    all_cells = [cell for path in Path for cell in (*by_moment(path), *by_failpoint(path))]
+    cells = list(at_random(words.random, words.seed)) or [cell for cell in all_cells if words.only in str(cell)]
+    print(f"{len(cells)} cells{f', seed {words.seed}' if words.random else ''}", flush=True)
     began = time.monotonic()
-    ended = asyncio.run(everything(cells))
-    if not words.only:
+    ended = asyncio.run(everything(cells, "kills" if words.random else "faults"))
+    if not words.only and not words.random:
         PAGE.write_text(page(ended, (time.monotonic() - began) / 60), encoding="utf-8")
         print(f"wrote {PAGE.name}", file=sys.stderr)
     return int(any(word.startswith(("BROKEN", "NOT PLAYED")) for word, _ in ended.values()))
