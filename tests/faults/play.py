@@ -62,7 +62,7 @@ class Played:
         if self.wrong:
             return f"BROKEN: {'; '.join(self.wrong)}"
         if not self.homes:
-            return "guest killed; said so"
+            return "moved, then killed there" if self.said.get("outcome") == "moved" else "guest killed; said so"
         if self.said.get("outcome") == "ambiguous":
             return "ambiguous; a person must look"
         return f"{self.said.get('outcome')}, on {'source' if self.homes == ['alpha'] else 'destination'}"
@@ -298,74 +298,75 @@ async def domain_runs(stage: Stage) -> bool:
 
 async def recover(stage: Stage) -> float:
     """`segue recover` from a fresh process, until it says that all is settled; seconds of the one that settled it."""
-    if stage.cell.fault is Fault.CUT_FOR_GOOD:
+    cell = stage.cell
+    if cell.fault is Fault.CUT_FOR_GOOD:
         await stage.lab.heal("beta")
-    if stage.cell.fault is Fault.FULL_DISK:
+    if cell.fault is Fault.FULL_DISK:
         (stage.state / "full").unlink(missing_ok=True)
-    until = time.monotonic() + RECOVERED_S
+    a_person_decides = cell.kills_the_guest or cell.may_kill_the_guest or died_with_the_destination(cell)
+    until_s = time.monotonic() + RECOVERED_S
     took = 0.0
-    while time.monotonic() < until:
-        _, waiting, _ = await stage.segue("status")
-        if not waiting:
-            break
+    while time.monotonic() < until_s and (await stage.segue("status"))[1]:
         began = time.monotonic()
-        _, lines, _ = await stage.segue("recover", deadline_s=100)
+        await stage.segue("recover", deadline_s=100)
         took = time.monotonic() - began
-        for line in lines:
-            if "outcome" in line:
-                stage.outcome = line
-        if stage.cell.kills_the_guest or stage.cell.may_kill_the_guest or died_with_the_destination(stage.cell):
-            break  # a person decides; this one does
+        if a_person_decides:
+            break
         await asyncio.sleep(1)  # as a person would try again; a host that was away frees what dead connections held
-    if (
-        (stage.cell.kills_the_guest or stage.cell.may_kill_the_guest)
-        and not stage.outcome.get("owner")
-        and stage.outcome.get("outcome") == "failed"
-    ):
-        await stage.segue("recover", "--discard", deadline_s=60)
-    stopped = stage.stopped
-    if stopped is not None and stopped.returncode is None:
-        stopped.send_signal(signal.SIGCONT)  # it wakes up, and must act no more
+    await learn_outcome(stage)
+    if stage.outcome.get("outcome") == "failed" and not stage.outcome.get("owner"):
+        await stage.segue("recover", "--discard", deadline_s=60)  # what a person decides here
+    if stage.stopped is not None:
+        await wake(stage.stopped)
+    return took
+
+
+async def learn_outcome(stage: Stage) -> None:
+    """What is written of the end. A process that was killed before it had written anything had touched nothing either."""
+    history = (await stage.segue("history"))[1]
+    if history:
+        stage.outcome = history[0]["outcome"] or {}
+    elif not stage.outcome:
+        stage.outcome = {"outcome": "not begun", "owner": "alpha"}
+
+
+async def wake(stopped: asyncio.subprocess.Process) -> None:
+    """A leader that stood still goes on, if it is still there: it must act no more."""
+    if stopped.returncode is None:
+        stopped.send_signal(signal.SIGCONT)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopped.wait(), 15)
-        if stopped.returncode is None:
-            stopped.kill()
-            await stopped.wait()
-    return took
+    if stopped.returncode is None:
+        stopped.kill()
+        await stopped.wait()
 
 
 def judge(stage: Stage, played: Played) -> None:
     """The invariants: what may never be, whatever died."""
-    report, homes, said, wrong = played.report, played.homes, played.said, played.wrong
-    if report.copies > 1:
-        wrong.append(f"two copies ran at {report.copies_at_ms}")
-    if report.ticks_repeated:
-        wrong.append(f"{report.ticks_repeated} ticks repeated")
-    if report.memory_errors:
-        wrong.append(f"{report.memory_errors} memory errors")
-    if report.disk is not None and (report.disk.lost or report.disk.doubled or report.disk.out_of_order):
-        wrong.append(f"disk: {report.disk}")
-    may_die = stage.cell.kills_the_guest or stage.cell.may_kill_the_guest
-    if not homes and not may_die and not died_with_the_destination(stage.cell):
-        wrong.append("the guest runs nowhere")
-    if len(homes) > 1:
-        wrong.append(f"left behind: QEMUs on {homes}")
-    if (
-        (died_with_the_destination(stage.cell) or stage.cell.may_kill_the_guest)
-        and said.get("outcome") == "ambiguous"
-        and homes == ["alpha"]
-    ):
-        return  # what may have run and died must not be raised from its past: a person decides
-    if homes and not report.running_on:
-        wrong.append(f"its QEMU is on {homes}, and it does not tick")
-    if homes and said.get("owner") not in homes:
-        wrong.append(f"said owner {said.get('owner')!r}, it is on {homes}: {said.get('outcome')} {said.get('error')}")
-    if not homes and said.get("outcome") not in ("failed", "ambiguous"):
-        wrong.append(f"said {said.get('outcome')}, the guest is gone")
-    for host in stage.lab.hosts:
-        monitor = stage.lab.host_path(host, f"{GUEST_RUN}/{stage.name}.qmp")
-        if monitor.exists() and host not in homes and stage.cell.fault not in (Fault.KILL_SOURCE, Fault.KILL_DESTINATION):
-            wrong.append(f"left behind: the monitor's socket on {host}")
+    report, homes, said, cell = played.report, played.homes, played.said, stage.cell
+    may_die = cell.kills_the_guest or cell.may_kill_the_guest or died_with_the_destination(cell)
+    killed_there = cell.fault is Fault.KILL_DESTINATION and (cell.moment is Moment.CONFIRM or cell.after_ms is not None)
+    disk = report.disk
+    # What may have run and died must not be raised from its past: then it stands still, and a person decides.
+    undecided = may_die and said.get("outcome") == "ambiguous" and homes == ["alpha"]
+    monitors = [stage.lab.host_path(host, f"{GUEST_RUN}/{stage.name}.qmp") for host in stage.lab.hosts if host not in homes]
+    nobody_was_killed = cell.fault not in (Fault.KILL_SOURCE, Fault.KILL_DESTINATION)
+    ends = ("failed", "ambiguous", *(("moved",) if killed_there else ()))
+    broken = {
+        f"two copies ran at {report.copies_at_ms}": report.copies > 1,
+        f"{report.ticks_repeated} ticks repeated": report.ticks_repeated > 0,
+        f"{report.memory_errors} memory errors": report.memory_errors > 0,
+        f"disk: {disk}": disk is not None and bool(disk.lost or disk.doubled or disk.out_of_order),
+        "the guest runs nowhere": not homes and not may_die,
+        f"left behind: QEMUs on {homes}": len(homes) > 1,
+        f"its QEMU is on {homes}, and it does not tick": bool(homes) and not report.running_on and not undecided,
+        f"said {said.get('outcome')}, owner {said.get('owner')!r}, it is on {homes}: {said.get('error')}": bool(homes)
+        and said.get("owner") not in homes
+        and not undecided,
+        f"said {said.get('outcome')}, the guest is gone": not homes and said.get("outcome") not in ends,
+        "left behind: a monitor's socket": nobody_was_killed and any(path.exists() for path in monitors),
+    }
+    played.wrong += [what for what, is_so in broken.items() if is_so]
 
 
 def died_with_the_destination(cell: Cell) -> bool:
