@@ -97,6 +97,9 @@ class Cell:
     @property
     def may_kill_the_guest(self) -> bool:
         """Whether it does depends on when it happened to strike."""
+        # libvirtd 9.0 that is started again ends an incoming guest whose finish it had not been asked for yet, also in post-copy.
+        if self.path is not Path.QEMU and self.fault is Fault.LIBVIRTD_DESTINATION and self.moment is Moment.POSTCOPY:
+            return True
         return self.after_ms is not None and self.fault in (Fault.KILL_SOURCE, Fault.KILL_DESTINATION)
 
     @property

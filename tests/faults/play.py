@@ -326,7 +326,7 @@ async def learn_outcome(stage: Stage) -> None:
     history = (await stage.segue("history"))[1]
     if history:
         stage.outcome = history[0]["outcome"] or {}
-    elif not stage.outcome:
+    elif stage.outcome.get("outcome") in (None, "refused"):
         stage.outcome = {"outcome": "not begun", "owner": "alpha"}
 
 
@@ -351,7 +351,7 @@ def judge(stage: Stage, played: Played) -> None:
     undecided = may_die and said.get("outcome") == "ambiguous" and homes == ["alpha"]
     monitors = [stage.lab.host_path(host, f"{GUEST_RUN}/{stage.name}.qmp") for host in stage.lab.hosts if host not in homes]
     nobody_was_killed = cell.fault not in (Fault.KILL_SOURCE, Fault.KILL_DESTINATION)
-    ends = ("failed", "ambiguous", *(("moved",) if killed_there else ()))
+    ends = ("failed", "ambiguous", *(("moved",) if killed_there else ()), *(("not begun",) if cell.after_ms is not None else ()))
     broken = {
         f"two copies ran at {report.copies_at_ms}": report.copies > 1,
         f"{report.ticks_repeated} ticks repeated": report.ticks_repeated > 0,

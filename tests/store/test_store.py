@@ -153,6 +153,13 @@ def test_the_state_is_the_last_one_entered_and_the_phase_how_far_it_ever_got(sto
     assert (now.state, now.phase, now.told_to_run, now.outcome, now.settled) == (State.FAILING, State.PERFORM, False, None, False)
 
 
+def test_to_look_at_an_end_once_more_is_no_progress(store: Store) -> None:
+    it, lease = begun(store)
+    store.write(lease, [entered(State.PREPARE), entered(State.FAILING), entered(State.AMBIGUOUS)])
+    store.write(lease, [entered(State.VERIFY), entered(State.FAILED)])
+    assert store.load(it.id).phase is State.PREPARE
+
+
 def test_an_intent_to_let_the_destination_run_is_never_forgotten(store: Store) -> None:
     it, lease = begun(store)
     store.write(lease, [entry(Action.RESUME_DESTINATION)])

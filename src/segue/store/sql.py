@@ -202,7 +202,8 @@ class SqlStore:
     def _(self, change: Transition, connection: Connection, migration: str) -> None:
         connection.execute(insert(transitions), {"migration": migration, **asdict(change)})
         values: dict[str, object] = {"state": change.state}
-        if change.state in PHASES:
+        before = State(connection.execute(select(_M.state).where(_M.id == migration)).scalar_one())
+        if change.state in PHASES and not before.is_end:  # to look at an end once more is no progress on the way
             values["phase"] = change.state
         if not change.state.is_end:
             values |= {"outcome": None, "settled": False}
