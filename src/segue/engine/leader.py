@@ -9,9 +9,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from typing import Protocol
 
-from segue.core.model import DriverKind, Outcome
-from segue.core.ports import Driver, Hypervisor, Store
+from segue.core.model import Control, DriverKind, Outcome, OutcomeKind, Transport
+from segue.core.phases import State
+from segue.core.ports import Attempt, Driver, Hypervisor, Store
 from segue.core.record import Ended, Lease, Record, Wishes
 from segue.engine import holder
 from segue.engine.inventory import Inventory
@@ -43,6 +45,7 @@ class Leader:
         self._driver = driver
         self._report = report
         self._runner: Runner | None = None
+        self._cancelled = False
         self.leads = asyncio.Event()
         """Set when this process holds the lease."""
         self.trouble = ""
@@ -50,6 +53,7 @@ class Leader:
 
     def cancel(self) -> bool:
         """Ask for the guest to stay; false when there is no way back any more."""
+        self._cancelled = True  # for the runner that there may not be yet
         return self._runner is None or self._runner.cancel()
 
     async def run(self, source: Hypervisor, destination: Hypervisor) -> Outcome:
@@ -79,18 +83,24 @@ class Leader:
     async def _lead(
         self, source: Hypervisor, destination: Hypervisor, go: Callable[[Runner], Awaitable[Outcome]], *, first: bool = False
     ) -> Outcome:
-        spec = self._record.spec
         lease = await asyncio.to_thread(take_lease, self._store, self._record)
+        record = self._record = await asyncio.to_thread(self._store.load, self._record.id)  # as the last leader left it
         if first and lease.epoch > 1:
             self._store.release(lease)
-            raise RefusedError(f"Migration {spec.id} has been begun already.", hint=f"'segue status {spec.id}' says how it goes.")
-        journal = Journal(self._store, lease, on_wishes=self._wish, told_to_run=self._record.told_to_run)
+            raise RefusedError(f"Migration {record.id} has been begun already.", hint=f"See 'segue status {record.id}'.")
+        if record.settled and record.outcome is not None:
+            self._store.release(lease)
+            return record.outcome
+        journal = Journal(self._store, lease, on_wishes=self._wish, told_to_run=record.told_to_run)
         self.leads.set()
         try:
-            async with aclosing(self._driver(spec.driver).attempt(spec, source, destination, journal)) as attempt:
+            attempt = await self._attempt(source, destination, journal)
+            async with aclosing(attempt):
                 runner = self._runner = Runner(
-                    spec, attempt, source, destination, journal, now_ms=monotonic_ms, report=self._report
+                    record.spec, attempt, source, destination, journal, now_ms=monotonic_ms, report=self._report
                 )
+                if self._cancelled:
+                    runner.cancel()
                 outcome = await go(runner)
                 await journal.ended(Ended(at_ms=wall_ms(), outcome=outcome, settled=runner.settled))
                 return outcome
@@ -98,9 +108,62 @@ class Leader:
             await journal.aclose()
             self.trouble = journal.trouble
 
+    async def _attempt(self, source: Hypervisor, destination: Hypervisor, journal: Journal) -> Attempt:
+        """The driver's attempt; one that cannot be made is an end too.
+
+        Raises:
+            Unsupported: as the driver says; nothing was touched.
+        """
+        spec = self._record.spec
+        try:
+            return self._driver(spec.driver).attempt(spec, source, destination, journal)
+        except RefusedError as error:
+            journal.entered(State.REFUSED)
+            outcome = never_begun(spec, spec.driver, OutcomeKind.REFUSED, str(error))
+            await journal.ended(Ended(at_ms=wall_ms(), outcome=outcome, settled=True))
+            raise
+
     def _wish(self, wishes: Wishes) -> None:
         if self._runner is not None:
             self._runner.wish(wishes)
+
+
+class Asked(Protocol):
+    """What was asked for, in whatever shape."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    @property
+    def guest(self) -> str: ...  # noqa: D102
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def destination(self) -> str: ...  # noqa: D102
+    @property
+    def control(self) -> Control: ...  # noqa: D102
+    @property
+    def transport(self) -> Transport: ...  # noqa: D102
+
+
+def never_begun(asked: Asked, driver: DriverKind | None, kind: OutcomeKind, error: str) -> Outcome:
+    """The outcome of a migration that never began: what is known of it, and why."""
+    return Outcome(
+        id=asked.id,
+        guest=asked.guest,
+        source=asked.source,
+        destination=asked.destination,
+        driver=driver,
+        control=asked.control,
+        transport=asked.transport,
+        outcome=kind,
+        owner="",
+        phase=State.BEGIN,
+        total_ms=0,
+        downtime_ms=None,
+        bytes_sent=0,
+        iterations=0,
+        error=error,
+    )
 
 
 def take_lease(store: Store, record: Record) -> Lease:

@@ -19,13 +19,12 @@ from dataclasses import dataclass, field
 
 from segue import config
 from segue.core.model import Control, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Transport
-from segue.core.phases import State
 from segue.core.ports import Hypervisor, Store
 from segue.core.record import Record
 from segue.drivers import driver as driver_of_kind
 from segue.engine.inventory import Found, Inventory, refuse_early
 from segue.engine.journal import wall_ms
-from segue.engine.leader import DriverOf, Leader
+from segue.engine.leader import DriverOf, Leader, never_begun
 from segue.engine.runner import Event
 from segue.errors import (
     MigrationCancelled,
@@ -155,8 +154,10 @@ class Migration:
             raise cancelled
         try:
             async with Inventory(self._driver) as inventory:
-                source, destination, record = await self._write_down(inventory)
-                self._leader = Leader(self._store_open(), record, driver=self._driver, report=self._events.put_nowait)
+                source, destination, record = await self._record(inventory)
+                store = self._store_open()
+                self._leader = Leader(store, record, driver=self._driver, report=self._events.put_nowait)
+                await asyncio.to_thread(store.create, record)  # from here on a cancel is the leader's
                 return await self._leader.run(source, destination)
         except asyncio.CancelledError:
             if self._cancelled_early:
@@ -170,16 +171,18 @@ class Migration:
     async def write_down(self) -> tuple[Store, Record]:
         """Look, refuse what cannot work, and write the migration down for another process to lead (`detached`)."""
         async with Inventory(self._driver) as inventory:
-            _, _, record = await self._write_down(inventory)
-            return self._store_open(), record
+            _, _, record = await self._record(inventory)
+            store = self._store_open()
+            await asyncio.to_thread(store.create, record)
+            return store, record
 
     def _store_open(self) -> Store:
         if self._store is None:
             raise AssertionError("the store is opened while the hosts are looked at")
         return self._store
 
-    async def _write_down(self, inventory: Inventory) -> tuple[Hypervisor, Hypervisor, Record]:
-        """Look at both hosts, and beside it open the store: neither waits for the other."""
+    async def _record(self, inventory: Inventory) -> tuple[Hypervisor, Hypervisor, Record]:
+        """Look at both hosts, and beside it open the store: neither waits for the other. What is to be written down, then."""
         opening = asyncio.create_task(asyncio.to_thread(self._open))
         try:
             found, destination = await self._look(inventory)
@@ -188,7 +191,7 @@ class Migration:
         finally:
             await asyncio.wait({opening})
             self._store = None if opening.exception() else opening.result()
-        store = opening.result()
+        opening.result()
         record = Record(
             spec=MigrationSpec(
                 id=self.request.id,
@@ -204,7 +207,6 @@ class Migration:
             destination=destination,
             created_at_ms=wall_ms(),
         )
-        await asyncio.to_thread(store.create, record)
         return found.hypervisor, there, record
 
     async def _look(self, inventory: Inventory) -> tuple[Found, HostAddress]:
@@ -229,24 +231,8 @@ class Migration:
 
     def _ended_early(self, error: SegueError) -> Outcome:
         """The outcome of a migration that never began: what is known of it, and why."""
-        request = self.request
-        return Outcome(
-            id=request.id,
-            guest=request.guest,
-            source=request.source,
-            destination=request.destination,
-            driver=None,
-            control=request.control,
-            transport=request.transport,
-            outcome=OutcomeKind.CANCELLED if isinstance(error, MigrationCancelled) else OutcomeKind.REFUSED,
-            owner="",
-            phase=State.BEGIN,
-            total_ms=0,
-            downtime_ms=None,
-            bytes_sent=0,
-            iterations=0,
-            error=str(error),
-        )
+        kind = OutcomeKind.CANCELLED if isinstance(error, MigrationCancelled) else OutcomeKind.REFUSED
+        return never_begun(self.request, None, kind, str(error))
 
 
 def _counterpart(found: Found, destination: str, there: tuple[HostAddress, ...]) -> HostAddress:

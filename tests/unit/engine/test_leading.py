@@ -14,7 +14,7 @@ import pytest
 
 from segue import units
 from segue.core.evidence import Sighting
-from segue.core.model import DriverKind, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind
+from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind
 from segue.core.phases import State
 from segue.core.ports import Store
 from segue.core.record import Action, Holder, Record, Step, Transition, Wishes
@@ -23,7 +23,7 @@ from segue.engine import holder, outside, recovery, runner
 from segue.engine.journal import PATIENCE_S
 from segue.engine.leader import Leader
 from segue.engine.runner import Event, Told
-from segue.errors import HostUnreachable, LeaseHeld, LeaseLost, RefusedError
+from segue.errors import HostUnreachable, LeaseHeld, LeaseLost, RefusedError, Unsupported
 from segue.store import open_store
 
 OTHER = Holder(machine="elsewhere", pid=1, started=1, name="another controller")
@@ -32,7 +32,7 @@ OTHER = Holder(machine="elsewhere", pid=1, started=1, name="another controller")
 class Scene:
     """A world with a guest on alpha, and a migration of it to beta that is written down."""
 
-    def __init__(self, store: Store, **limits: object) -> None:
+    def __init__(self, store: Store, *, control: Control = Control.DIRECT, **limits: object) -> None:
         self.store = store
         self.world = World()
         self.guest = self.world.add(SimGuest(name="web", working_set_bytes=8 * units.MIB, write_bps=4 * units.MIB), "alpha")
@@ -44,6 +44,7 @@ class Scene:
             source="alpha",
             destination="beta",
             driver=DriverKind.SIMULATED,
+            control=control,
             limits=Limits(**limits),  # type: ignore[arg-type]
         )
         self.record = Record(spec=spec, source=here, destination=there, created_at_ms=1)
@@ -228,6 +229,31 @@ async def test_what_nobody_leads_is_said_to_be_and_recovered(store: Store) -> No
     assert any(isinstance(event, Told) for event in scene.events)
     again = await recovery.recover(store, scene.written, lambda _: scene.driver, report=scene.events.append)
     assert again == outcome
+
+
+async def test_what_its_driver_cannot_do_is_an_end_and_leaves_nothing_to_recover(store: Store) -> None:
+    scene = Scene(store, control=Control.P2P)
+    with pytest.raises(Unsupported):
+        await scene.run()
+    now = scene.written
+    assert now.outcome is not None
+    assert (now.state, now.outcome.outcome, now.settled, now.led) == (State.REFUSED, OutcomeKind.REFUSED, True, False)
+
+
+async def test_a_cancel_before_the_leader_leads_is_not_lost(store: Store) -> None:
+    scene = Scene(store)
+    leader = scene.leader()
+    assert leader.cancel()
+    assert (await scene.run(leader)).outcome is OutcomeKind.CANCELLED
+    assert scene.guest.copies == {"alpha": Sighting.RUNNING}
+
+
+async def test_who_comes_second_to_recover_finds_it_done(store: Store) -> None:
+    scene = Scene(store)
+    store.write(store.lead(scene.record.id, OTHER, ttl_ms=-1), [entered(State.PERFORM)])
+    late = scene.leader()  # with what it read before the other one was done
+    outcome = await scene.leader().take_up()
+    assert await late.take_up() == outcome
 
 
 async def test_without_both_hosts_nothing_is_concluded_and_nothing_done(store: Store) -> None:
