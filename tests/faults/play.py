@@ -34,6 +34,7 @@ from tests.faults.cells import HELD, Cell, Fault, Moment, Path
 SEGUE = str(FilePath(sys.executable).with_name("segue"))
 DEADLINE_S = 150.0
 RECOVERED_S = 90.0
+GIVEN_UP_S = 40.0
 SLOW = "12MiB/s"
 """Pre-copy takes eight seconds: time for something to die in it."""
 
@@ -233,6 +234,10 @@ async def migrate(stage: Stage) -> None:
             if cell.fault is Fault.STOP_SEGUE:
                 await asyncio.sleep(LEASE_MS / 1000 + 0.5)  # the lease itself
                 return
+            if cell.fault is Fault.CUT_FOR_GOOD and cell.moment is Moment.POSTCOPY:
+                await asyncio.wait({reading}, timeout=GIVEN_UP_S)
+                if process.returncode is None:
+                    process.kill()  # it waits for the link as long as anybody lets it: here a person does not
             await reading
             await process.wait()
     finally:
