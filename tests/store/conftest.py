@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psycopg
@@ -52,6 +52,15 @@ class Server:
         with psycopg.connect(host="127.0.0.1", port=self.port, user="segue", dbname="postgres", autocommit=True) as owner:
             owner.execute(f"CREATE DATABASE {name}".encode())
         return f"postgresql://segue@127.0.0.1:{self.port}/{name}"
+
+    def pids(self) -> list[int]:
+        """The server and everything that it has started."""
+        main = int((self._data / "postmaster.pid").read_text(encoding="ascii").split()[0])
+        parents = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                parents[int(path.parent.name)] = int(path.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        return [main, *(pid for pid, parent in parents.items() if parent == main)]
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
