@@ -20,8 +20,8 @@ pytestmark = pytest.mark.lab
 # Resets what QEMU sends over, and leaves alone how Segue and the daemons speak (ss(8), -K).
 TO_BETA = ["state", "established", "dst", "10.77.0.12", "and", "dport", "!=", ":22", "and", "dport", "!=", ":16509"]
 RESET = ["ss", "--kill", "--tcp", *TO_BETA]
-# More than both ends of a TCP connection hold back (net.ipv4.tcp_wmem and tcp_rmem, 10 MiB): when so much was sent since post-copy
-# began, the package has arrived that it begins with. Before that QEMU's destination gives up, and the guest is lost.
+# More than both ends of a TCP connection hold back (net.ipv4.tcp_wmem and tcp_rmem, 10 MiB). When so much was sent since
+# post-copy began, the package has arrived that it begins with; before that QEMU's destination gives up, and the guest is lost.
 ARRIVED_BYTES = 16 * units.MIB
 
 
@@ -55,20 +55,25 @@ async def moved(lab: Lab, guest: str, control: str) -> dict[str, Any]:
     asked = reset = False
     before_postcopy = 0
     line: dict[str, Any] = {}
-    async with asyncio.timeout(100):
-        async for text in process.stdout:
-            line = json.loads(text)
-            if line.get("sent_bytes") and not asked:
-                asked = True
-                status = await lab.run("admin", [SEGUE, "status", "--json"])
-                migration = json.loads(status.stdout.splitlines()[0])["id"]
-                await lab.run("admin", [SEGUE, "tune", migration, "--postcopy-now"])
-            if line.get("status") == "active":
-                before_postcopy = line["sent_bytes"]
-            if line.get("status") == "postcopy" and not reset and line["sent_bytes"] > before_postcopy + ARRIVED_BYTES:
-                reset = True
-                await lab.run("alpha", RESET, check=False)
-        stderr = (await process.stderr.read()).decode()
-        await process.wait()
+    try:
+        async with asyncio.timeout(100):
+            async for text in process.stdout:
+                line = json.loads(text)
+                if line.get("sent_bytes") and not asked:
+                    asked = True
+                    status = await lab.run("admin", [SEGUE, "status", "--json"])
+                    migration = json.loads(status.stdout.splitlines()[0])["id"]
+                    await lab.run("admin", [SEGUE, "tune", migration, "--postcopy-now"])
+                if line.get("status") == "active":
+                    before_postcopy = line["sent_bytes"]
+                if line.get("status") == "postcopy" and not reset and line["sent_bytes"] > before_postcopy + ARRIVED_BYTES:
+                    reset = True
+                    await lab.run("alpha", RESET, check=False)
+            stderr = (await process.stderr.read()).decode()
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert reset
     return {"outcome": line, "stderr": stderr}
