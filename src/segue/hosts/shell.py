@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from segue.errors import CommandFailed
 
@@ -30,6 +31,10 @@ class Completed:
         return os.fsdecode(self.stderr).strip()
 
 
+Target = Callable[[], Awaitable[socket.socket]]
+"""Opens the other end of a connection: connected, non-blocking, and the caller's to close."""
+
+
 class HostShell(Protocol):
     """A way to one host, open until `aclose`.
 
@@ -41,8 +46,8 @@ class HostShell(Protocol):
         """The host, for people."""
         ...
 
-    async def run(self, argv: Sequence[str], *, deadline_s: float) -> Completed:
-        """Run a command to its end, with nothing to read; the status is not judged.
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline_s: float) -> Completed:
+        """Run a command to its end; the status is not judged.
 
         No word is ever interpreted by a shell. At the deadline the command is let go of: its streams are closed.
 
@@ -58,6 +63,28 @@ class HostShell(Protocol):
         Raises:
             CommandFailed: it cannot be read; with the reason.
             HostUnreachable, AnswerNotSeen: as `run`.
+        """
+        ...
+
+    async def write_file(self, path: str, content: bytes, *, mode: int, deadline_s: float) -> None:
+        """Make a file, or put another in its place: whole or not at all, and at no moment open to more than `mode` says.
+
+        The content is in no command line, so it may be a secret.
+
+        Raises:
+            CommandFailed: it cannot be written; with the reason. What was there is as it was.
+            HostUnreachable, AnswerNotSeen: it may or may not be there.
+        """
+        ...
+
+    def serve_unix(self, path: str, target: Target, *, deadline_s: float) -> AbstractAsyncContextManager[None]:
+        """Listen on a unix socket of the host, and carry each connection to it to what `target` opens, both ways.
+
+        Only this user may connect. Leaving the context ends it, with every connection.
+
+        Raises:
+            HypervisorError: it cannot listen there; with the reason.
+            HostUnreachable: the connection to the host is lost.
         """
         ...
 
@@ -77,6 +104,20 @@ class HostShell(Protocol):
     async def aclose(self) -> None:
         """Let go of it, and of every socket opened through it. May be repeated."""
         ...
+
+
+# $1 path, $2 mode, $3 its length: a connection that breaks ends our input too early, and half a file must not take its place.
+_WRITE: Final = r"""
+umask 077
+new=$1.$$.segue
+trap 'rm -f -- "$new"' EXIT
+: >"$new" && chmod -- "$2" "$new" && cat >"$new" && sync && [ "$(wc -c <"$new")" -eq "$3" ] && mv -f -- "$new" "$1"
+"""
+
+
+def write_command(path: str, content: bytes, mode: int) -> list[str]:
+    """The command that makes that file of its standard input."""
+    return ["sh", "-c", _WRITE, "sh", path, f"{mode:o}", str(len(content))]
 
 
 def checked(host: str, argv: Sequence[str], done: Completed) -> Completed:

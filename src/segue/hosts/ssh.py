@@ -13,13 +13,14 @@ import logging
 import os
 import shlex
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError
-from segue.hosts.shell import Completed, checked
+from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError, SegueError
+from segue.hosts.bridges import Bridges, Stream
+from segue.hosts.shell import Completed, Target, checked, write_command
 
 if TYPE_CHECKING:
     import asyncssh
@@ -32,9 +33,10 @@ _AUTHENTICATION: Final = ("gssapi-keyex", "gssapi-with-mic", "hostbased", "publi
 # sshd hands the command to the user's login shell, whatever that is. So the command is three plain words, and ours goes to a
 # POSIX sh on stdin, quoted: there `shlex` is right, and the words may be longer than one argument may be.
 _SH: Final = "exec /bin/sh -s"
+# What a command is to read follows after its script. A shell may read ahead of what it executes (dash does); dd does not.
+_SH_WITH_INPUT: Final = "exec /bin/sh -c 'eval \"$(dd bs=1 count=%d 2>/dev/null)\"'"
 # A login shell may read files first that print (bash reads ~/.bashrc when sshd starts it): output counts from this mark on.
 _MARK: Final = b"--- segue ---\n"
-_CHUNK: Final = 65536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ class SshShell:
     def __init__(self, name: str, connection: asyncssh.SSHClientConnection) -> None:
         self._name = name
         self._connection = connection
-        self._bridges: set[asyncio.Task[None]] = set()
+        self._bridges = Bridges()
 
     @staticmethod
     async def connect(name: str, target: SshTarget, *, deadline_s: float) -> SshShell:
@@ -99,15 +101,16 @@ class SshShell:
         """The host, for people."""
         return self._name
 
-    async def run(self, argv: Sequence[str], *, deadline_s: float) -> Completed:
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline_s: float) -> Completed:
         """Run a command in a channel of its own. See `HostShell.run`."""
         import asyncssh
 
         mark = shlex.quote(_MARK.decode().rstrip())
-        script = os.fsencode(f"echo {mark}; echo {mark} >&2; exec {shlex.join(argv)} </dev/null\n")
+        script = os.fsencode(f"echo {mark}; echo {mark} >&2; exec {shlex.join(argv)}{'' if stdin else ' </dev/null'}\n")
+        shell = _SH_WITH_INPUT % len(script) if stdin else _SH
         try:
-            async with asyncio.timeout(deadline_s), self._connection.create_process(_SH, encoding=None) as process:
-                stdout, stderr = await process.communicate(script)
+            async with asyncio.timeout(deadline_s), self._connection.create_process(shell, encoding=None) as process:
+                stdout, stderr = await process.communicate(script + stdin)
                 await process.wait_closed()
         except TimeoutError:
             raise AnswerNotSeen(f"{argv[0]} on {self._name} was not done after {deadline_s:g} s.", host=self._name) from None
@@ -123,6 +126,11 @@ class SshShell:
         """All of a file. See `HostShell.read_file`."""
         argv = ["cat", "--", path]
         return checked(self._name, argv, await self.run(argv, deadline_s=deadline_s)).stdout
+
+    async def write_file(self, path: str, content: bytes, *, mode: int, deadline_s: float) -> None:
+        """Make a file. See `HostShell.write_file`."""
+        argv = write_command(path, content, mode)
+        checked(self._name, argv, await self.run(argv, stdin=content, deadline_s=deadline_s))
 
     async def open_unix(self, path: str, *, deadline_s: float) -> socket.socket:
         """One end of a socket pair; the other end is pumped through the connection. See `HostShell.open_unix`."""
@@ -143,13 +151,34 @@ class SshShell:
             ) from error
         except (OSError, asyncssh.Error) as error:
             raise self._lost(error) from error
-        near, ours = socket.socketpair()
-        near.setblocking(False)
-        near_reader, near_writer = await asyncio.open_connection(sock=ours)
-        bridge = asyncio.create_task(_bridge(near_reader, near_writer, far_reader, far_writer))
-        self._bridges.add(bridge)
-        bridge.add_done_callback(self._bridges.discard)
-        return near
+        return await self._bridges.socket_of(Stream(far_reader, far_writer))
+
+    @contextlib.asynccontextmanager
+    async def serve_unix(self, path: str, target: Target, *, deadline_s: float) -> AsyncIterator[None]:
+        """Let the host's sshd listen. See `HostShell.serve_unix`."""
+        import asyncssh
+
+        def connected() -> Callable[[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]], None]:
+            return lambda reader, writer: self._bridges.to_target(Stream(reader, writer), target)
+
+        try:
+            async with asyncio.timeout(deadline_s):
+                listener = await self._connection.start_unix_server(connected, path, encoding=None)
+        except (OSError, asyncssh.Error, asyncssh.ChannelListenError) as error:
+            if self._connection.is_closed():
+                raise self._lost(error) from error
+            raise HypervisorError(
+                f"The sshd of {self._name} cannot listen on {path}: {str(error) or f'no answer within {deadline_s:g} s'}.",
+                host=self._name,
+                raw=str(error),
+                hint="It must allow AllowStreamLocalForwarding, and the user who logs in must be allowed to write there.",
+            ) from error
+        try:
+            yield
+        finally:
+            listener.close()
+            with contextlib.suppress(SegueError):  # sshd leaves the socket when the connection is lost; so do we
+                await self.run(["rm", "-f", "--", path], deadline_s=deadline_s)
 
     async def address(self) -> str:
         """The address at the other end of the connection."""
@@ -158,10 +187,7 @@ class SshShell:
 
     async def aclose(self) -> None:
         """Close the connection; its bridges end with it."""
-        bridges = tuple(self._bridges)
-        for bridge in bridges:
-            bridge.cancel()
-        await asyncio.gather(*bridges, return_exceptions=True)
+        await self._bridges.aclose()
         self._connection.close()
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(KEEPALIVE_S):
@@ -178,32 +204,6 @@ class SshShell:
 def _after_mark(output: bytes | None) -> bytes:
     """What the command itself wrote."""
     return (output or b"").partition(_MARK)[2]
-
-
-async def _bridge(
-    near_reader: asyncio.StreamReader,
-    near_writer: asyncio.StreamWriter,
-    far_reader: asyncssh.SSHReader[bytes],
-    far_writer: asyncssh.SSHWriter[bytes],
-) -> None:
-    """Carry bytes both ways until either end is closed; then both are."""
-    ways = [asyncio.create_task(_carry(near_reader, far_writer)), asyncio.create_task(_carry(far_reader, near_writer))]
-    try:
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        near_writer.close()  # before anything that can be cancelled once more
-        far_writer.close()
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
-
-
-async def _carry(
-    reader: asyncio.StreamReader | asyncssh.SSHReader[bytes], writer: asyncio.StreamWriter | asyncssh.SSHWriter[bytes]
-) -> None:
-    while chunk := await reader.read(_CHUNK):
-        writer.write(chunk)
-        await writer.drain()
 
 
 def _unreachable(name: str, target: SshTarget, error: Exception, deadline_s: float) -> HostUnreachable:

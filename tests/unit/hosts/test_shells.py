@@ -15,6 +15,7 @@ from segue.core.model import DriverKind, HostAddress
 from segue.errors import AnswerNotSeen, CommandFailed, HostUnreachable, HypervisorError, UsageError
 from segue.hosts import HostShell, LocalShell, SshShell, SshTarget
 from segue.hosts.reach import ssh_target
+from segue.hosts.shell import write_command
 
 ODD = ["a b", "it's", '"$HOME"', "$(touch /tmp/no)", "`id`", "two\nlines", "; exit 9", "*", "", "ünï", "\udcff", "-n"]
 
@@ -23,6 +24,9 @@ class Server(asyncssh.SSHServer):
     """Lets its one key in, and opens unix sockets."""
 
     def unix_connection_requested(self, _dest_path: str) -> bool:
+        return True
+
+    def unix_server_requested(self, _listen_path: str) -> bool:
         return True
 
 
@@ -182,3 +186,73 @@ def test_a_uri_that_cannot_be_is_said_so_without_its_password(uri):
     with pytest.raises(UsageError) as caught:
         ssh_target(address(uri))
     assert "secret" not in str(caught.value)
+
+
+async def test_a_command_reads_what_it_is_given_and_nothing_of_our_script(shell: HostShell):
+    done = await shell.run(["cat"], stdin=(given := bytes(range(256)) * 5000), deadline_s=10)
+    assert done.stdout == given
+
+
+async def test_a_file_is_written_whole_with_its_mode_and_takes_the_place_of_another(shell: HostShell, tmp_path: Path):
+    path = tmp_path / "it's $(new)"
+    for content, mode in ((b"old", 0o644), (os.urandom(100_000) + b"\0\n", 0o600), (b"", 0o640)):
+        await shell.write_file(str(path), content, mode=mode, deadline_s=10)
+        assert (path.read_bytes(), path.stat().st_mode & 0o777) == (content, mode)
+    assert list(tmp_path.glob("it*")) == [path]
+
+
+async def test_a_file_that_cannot_be_written_leaves_what_was_there(shell: HostShell, tmp_path: Path):
+    with pytest.raises(CommandFailed):
+        await shell.write_file(str(tmp_path / "missing/file"), b"secret", mode=0o600, deadline_s=10)
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(CommandFailed):
+        await shell.write_file(f"{tmp_path}/directory/", b"secret", mode=0o600, deadline_s=10)
+    assert not list((tmp_path / "directory").iterdir())
+
+
+async def test_half_a_file_does_not_take_the_place_of_another(tmp_path: Path):
+    path = tmp_path / "kept"
+    path.write_bytes(b"whole")
+    command = write_command(str(path), b"new content", 0o600)
+    done = await LocalShell("h").run(command, stdin=b"new con", deadline_s=5)
+    assert (done.status != 0, path.read_bytes(), list(tmp_path.glob("kept*"))) == (True, b"whole", [path])
+
+
+async def test_a_served_socket_carries_to_its_target_both_ways(shell: HostShell, tmp_path: Path):
+    path = str(tmp_path / "served")
+    here, there = socket.socketpair()
+    for sock in (here, there):
+        sock.setblocking(False)
+
+    async def target() -> socket.socket:
+        return there
+
+    async with asyncio.timeout(20), shell.serve_unix(path, target, deadline_s=5):
+        reader, writer = await asyncio.open_unix_connection(path)
+        far_reader, far_writer = await asyncio.open_connection(sock=here)
+        sent = os.urandom(3_000_000)
+        for stream, other in ((writer, far_reader), (far_writer, reader)):
+            stream.write(sent)
+            assert await other.readexactly(len(sent)) == sent
+        writer.close()
+        assert await far_reader.read() == b""  # one end closed closes the other
+        far_writer.close()
+    assert not Path(path).exists()
+
+
+async def test_a_served_socket_without_a_target_is_closed_to_whoever_connects(shell: HostShell, tmp_path: Path):
+    path = str(tmp_path / "served")
+
+    async def target() -> socket.socket:
+        raise HypervisorError("not there", host="h")
+
+    async with asyncio.timeout(20), shell.serve_unix(path, target, deadline_s=5):
+        reader, writer = await asyncio.open_unix_connection(path)
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_socket_that_cannot_be_served_says_why(shell: HostShell, tmp_path: Path):
+    with pytest.raises(HypervisorError, match="cannot listen"):
+        async with shell.serve_unix(str(tmp_path / "missing/served"), LocalShell("h").aclose, deadline_s=5):  # type: ignore[arg-type]
+            pass
