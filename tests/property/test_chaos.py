@@ -29,6 +29,8 @@ from segue.engine import failpoints, holder, journal, runner
 from segue.engine.leader import Leader
 from segue.store import open_store
 
+pytestmark = pytest.mark.long
+
 RAN = {Sighting.RUNNING, Sighting.PAUSED}
 
 

@@ -26,6 +26,8 @@ from segue.engine.runner import Event, Steered
 from segue.store import open_store
 from tests.store.conftest import Server
 
+pytestmark = pytest.mark.long
+
 STALL_S = 10.0
 
 
