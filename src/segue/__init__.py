@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segue.core.model import Control, Guest, HostFacts, Limits, Outcome, OutcomeKind, Progress
+    from segue.core.model import Control, Guest, HostFacts, Limits, Outcome, OutcomeKind, Progress, Transport
     from segue.core.phases import State
     from segue.engine.migration import Migration
     from segue.engine.runner import Steered
@@ -36,11 +36,13 @@ __all__ = [
     "SegueError",
     "State",
     "Steered",
+    "Transport",
     "migrate",
 ]
 
+_MODEL = ("Control", "Guest", "HostFacts", "Limits", "Outcome", "OutcomeKind", "Progress", "Transport")
 _HOMES = {
-    **dict.fromkeys(("Control", "Guest", "HostFacts", "Limits", "Outcome", "OutcomeKind", "Progress"), "segue.core.model"),
+    **dict.fromkeys(_MODEL, "segue.core.model"),
     "State": "segue.core.phases",
     "Migration": "segue.engine.migration",
     "Steered": "segue.engine.runner",
@@ -63,6 +65,10 @@ def migrate(
     *,
     source: str = "",
     control: Control | str = "direct",
+    transport: Transport | str = "native",
+    connections: int = 1,
+    migration_address: str = "",
+    migration_ports: tuple[int, int] | None = None,
     limits: Limits | None = None,
     config: Path | None = None,
 ) -> Migration:
@@ -73,6 +79,10 @@ def migrate(
         destination: a host's name in segue.toml, or a connection URI.
         source: the same; empty: look for the guest on every host of segue.toml.
         control: ``direct`` or ``p2p``.
+        transport: ``native``, ``tls``, ``tls-psk`` or ``tunnelled``.
+        connections: send memory over so many at once.
+        migration_address: where the destination receives, an IP address or a name; in place of what segue.toml says.
+        migration_ports: the first and the last port that it may listen on; the same.
         limits: what may be done to the guest; the defaults of `Limits` when not given.
         config: the segue.toml to use; the usual places when not given.
 
@@ -84,6 +94,14 @@ def migrate(
     from segue.engine.migration import Migration, Request
 
     request = Request(
-        guest=guest, destination=destination, source=source, control=model.Control(control), limits=limits or model.Limits()
+        guest=guest,
+        destination=destination,
+        source=source,
+        control=model.Control(control),
+        transport=model.Transport(transport),
+        connections=connections,
+        migration_address=migration_address,
+        migration_ports=migration_ports,
+        limits=limits or model.Limits(),
     )
     return Migration(request, configuration.load(config))

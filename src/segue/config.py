@@ -3,6 +3,7 @@
     [hosts.alpha]
     uris = ["qemu+tcp://alpha/system", "qmp+ssh://root@alpha/"]   # one for each kind of guest that the host runs
     migration_address = "10.0.7.11"                               # optional: where migration data goes
+    migration_ports = "49152-49215"                               # optional: and to which ports
     ssh_identity = "/etc/segue/id_ed25519"                        # optional
     ssh_known_hosts = "/etc/segue/known_hosts"                    # optional
 
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 
 from segue.core.model import DriverKind, HostAddress
 from segue.errors import ConfigError, UsageError
+from segue.units import parse_ports
 
 _QMP_SCHEMES: Final = frozenset({"qmp", "qmp+ssh"})
 _QEMU_TRANSPORTS: Final = frozenset({"ssh", "tcp", "tls", "unix", "libssh", "libssh2", "ext"})  # libvirt, docs/uri.rst
@@ -117,6 +119,7 @@ def _hosts(path: Path, raw: object) -> dict[str, tuple[HostAddress, ...]]:
         model_config = ConfigDict(extra="forbid", frozen=True)
         uris: list[str] = Field(min_length=1)
         migration_address: str = ""
+        migration_ports: str = ""
         ssh_identity: str = ""
         ssh_known_hosts: str = ""
 
@@ -135,6 +138,10 @@ def _hosts(path: Path, raw: object) -> dict[str, tuple[HostAddress, ...]]:
 
 def _one_of_each(path: Path, name: str, uris: Iterable[str], common: object) -> Iterable[HostAddress]:
     seen: set[DriverKind] = set()
+    try:
+        ports = parse_ports(words) if (words := getattr(common, "migration_ports", "")) else None
+    except UsageError as error:
+        raise ConfigError(f"{path}: hosts.{name}: {error.message}", hint=error.hint) from None
     for uri in uris:
         try:
             driver = driver_of(uri)
@@ -148,6 +155,7 @@ def _one_of_each(path: Path, name: str, uris: Iterable[str], common: object) -> 
             uri=uri,
             driver=driver,
             migration_address=getattr(common, "migration_address", ""),
+            migration_ports=ports,
             ssh_identity=getattr(common, "ssh_identity", ""),
             ssh_known_hosts=getattr(common, "ssh_known_hosts", ""),
         )

@@ -1,4 +1,4 @@
-"""Bytes, rates and durations: the only place that parses, formats and converts them.
+"""Bytes, rates, durations and ports: the only place that parses, formats and converts them.
 
 Inside Segue a size is an ``int`` of bytes, a rate an ``int`` of bytes per second, a duration an ``int`` of
 milliseconds; the names say so (``*_bytes``, ``*_bps`` for bytes per second, ``*_ms``). People write and read other units,
@@ -137,3 +137,19 @@ def format_duration_ms(ms: int) -> str:
     if minutes < 60:
         return f"{minutes} min {seconds:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def parse_ports(text: str) -> tuple[int, int]:
+    """Read ``49152-49215``, or one port, into the first and the last.
+
+    Raises:
+        UsageError: these are no ports.
+    """
+    first, _, last = text.partition("-")
+    try:
+        ports = int(first), int(last or first)
+    except ValueError:
+        ports = 0, 0
+    if not 0 < ports[0] <= ports[1] < 1 << 16:
+        raise UsageError(f"{text!r} is no range of ports.", hint="Write it like 49152-49215, or one port.")
+    return ports

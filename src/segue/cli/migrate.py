@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segue.cli import exit_codes, render
-from segue.core.model import Control, Limits
-from segue.units import parse_downtime_ms, parse_duration_ms, parse_rate
+from segue.core.model import Control, Limits, Transport
+from segue.units import parse_downtime_ms, parse_duration_ms, parse_ports, parse_rate
 
 if TYPE_CHECKING:
     from segue.engine.migration import Migration
@@ -23,6 +23,8 @@ EPILOG = """Examples:
       no segue.toml at all
   segue migrate ci7 qmp+ssh://root@beta/ --from qmp:///
       a QEMU that no libvirt manages
+  segue migrate ci7 beta --transport tunnelled
+      no open port at all: all of it goes through ssh
   segue migrate web1 beta --detach
       go on without this terminal; segue watch, tune and cancel take the id that is printed
 
@@ -39,6 +41,22 @@ def migrate(
     control: Annotated[
         Control, typer.Option(help="direct: Segue talks to both hosts. p2p: the source's daemon to the destination's.")
     ] = Control.DIRECT,
+    transport: Annotated[
+        Transport,
+        typer.Option(
+            help="How memory travels. native: in the clear. tls: with certificates. tls-psk: with a key for this one migration "
+            "(bare QEMU). tunnelled: no port has to be open; through ssh (bare QEMU) or the daemons (libvirt)."
+        ),
+    ] = Transport.NATIVE,
+    connections: Annotated[
+        int, typer.Option(metavar="N", min=1, max=255, help="Send over so many connections at once (QEMU's multifd).")
+    ] = 1,
+    migration_address: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where the destination receives; default: as in segue.toml, or its host.")
+    ] = "",
+    migration_ports: Annotated[
+        str, typer.Option(metavar="FIRST-LAST", help="The ports it may listen on; default: as in segue.toml, or its own choice.")
+    ] = "",
     max_downtime: Annotated[
         str, typer.Option(metavar="TIME", help="The guest may stand still this long at the switchover (bare: ms).")
     ] = "300ms",
@@ -67,7 +85,17 @@ def migrate(
         auto_converge=auto_converge,
         within_ms=parse_duration_ms(within, bare="s") if within else None,
     )
-    migration = segue.migrate(guest, destination, source=source, control=control, limits=limits)
+    migration = segue.migrate(
+        guest,
+        destination,
+        source=source,
+        control=control,
+        transport=transport,
+        connections=connections,
+        migration_address=migration_address,
+        migration_ports=parse_ports(migration_ports) if migration_ports else None,
+        limits=limits,
+    )
     if detach:
         raise typer.Exit(asyncio.run(_detach(migration, as_json=as_json)))
     status = asyncio.run(_follow(migration, title=f"{guest} → {destination}", as_json=as_json))

@@ -34,6 +34,12 @@ class Transport(StrEnum):
 
     NATIVE = "native"
     """QEMU to QEMU over TCP, in the clear."""
+    TLS = "tls"
+    """The same, encrypted; both prove by x509 certificates who they are."""
+    TLS_PSK = "tls-psk"
+    """The same, encrypted with a key that is made for this one migration. Bare QEMU only."""
+    TUNNELLED = "tunnelled"
+    """Through the connection of those who control it, so that no port has to be open: the daemons' (libvirt), ssh (bare QEMU)."""
 
 
 class GuestState(StrEnum):
@@ -57,6 +63,7 @@ class HostAddress:
             ``qmp:///`` (this host) and ``qmp+ssh://[user@]host[:port]/``.
         driver: which driver speaks that URI.
         migration_address: where migration data is sent, an IP address or a name; empty: the host in the URI.
+        migration_ports: the first and the last port that may be listened on for it; ``None``: the hypervisor's own choice.
         ssh_identity: path of the private key for ssh; empty: ssh's own choice.
         ssh_known_hosts: path of the known_hosts file; empty: the user's own.
     """
@@ -65,6 +72,7 @@ class HostAddress:
     uri: str
     driver: DriverKind
     migration_address: str = ""
+    migration_ports: tuple[int, int] | None = None
     ssh_identity: str = ""
     ssh_known_hosts: str = ""
 
@@ -142,6 +150,7 @@ class MigrationSpec:
         source, destination: names of the hosts, for people.
         driver: who runs the guest.
         control, transport: the paths to take.
+        connections: over so many connections at once memory is sent (QEMU: multifd); 1: one stream, as ever.
         limits: what may be done to the guest.
     """
 
@@ -152,6 +161,7 @@ class MigrationSpec:
     driver: DriverKind
     control: Control = Control.DIRECT
     transport: Transport = Transport.NATIVE
+    connections: int = 1
     limits: Limits = field(default_factory=Limits)
 
 

@@ -38,6 +38,8 @@ class Action(StrEnum):
     UNDEFINE_SOURCE = "undefine-source"
     END_DESTINATION = "end-destination"
     RESUME_SOURCE = "resume-source"
+    CLOSE_CHANNEL = "close-channel"
+    """Credentials and sockets that were made for this migration are removed."""
 
 
 class Step(StrEnum):

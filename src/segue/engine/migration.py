@@ -15,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from segue import config
+from segue.core import combinations
 from segue.core.model import Control, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Transport
 from segue.core.ports import Hypervisor, Store
 from segue.core.record import Record
@@ -46,7 +47,8 @@ class Request:
         guest: name or UUID.
         destination: a host's name in segue.toml, or a connection URI.
         source: the same; empty: look for the guest on every host of segue.toml.
-        control, transport, limits: as in `MigrationSpec`.
+        control, transport, connections, limits: as in `MigrationSpec`.
+        migration_address, migration_ports: in place of the destination's own, as in `HostAddress`.
         id: this attempt.
     """
 
@@ -55,6 +57,9 @@ class Request:
     source: str = ""
     control: Control = Control.DIRECT
     transport: Transport = Transport.NATIVE
+    connections: int = 1
+    migration_address: str = ""
+    migration_ports: tuple[int, int] | None = None
     limits: Limits = field(default_factory=Limits)
     id: str = field(default_factory=lambda: secrets.token_hex(6))
 
@@ -186,6 +191,7 @@ class Migration:
         opening = asyncio.create_task(asyncio.to_thread(self._open))
         try:
             found, destination = await self._look(inventory)
+            combinations.refuse(self._spec(found, destination), destination)
             there = await inventory.connect(destination)
             await refuse_early(found, there)
         finally:
@@ -193,28 +199,30 @@ class Migration:
             self._store = None if opening.exception() else opening.result()
         opening.result()
         record = Record(
-            spec=MigrationSpec(
-                id=self.request.id,
-                guest=found.guest.name,
-                source=found.address.name,
-                destination=destination.name,
-                driver=found.guest.driver,
-                control=self.request.control,
-                transport=self.request.transport,
-                limits=self.request.limits,
-            ),
-            source=found.address,
-            destination=destination,
-            created_at_ms=wall_ms(),
+            spec=self._spec(found, destination), source=found.address, destination=destination, created_at_ms=wall_ms()
         )
         return found.hypervisor, there, record
+
+    def _spec(self, found: Found, destination: HostAddress) -> MigrationSpec:
+        request = self.request
+        return MigrationSpec(
+            id=request.id,
+            guest=found.guest.name,
+            source=found.address.name,
+            destination=destination.name,
+            driver=found.guest.driver,
+            control=request.control,
+            transport=request.transport,
+            connections=request.connections,
+            limits=request.limits,
+        )
 
     async def _look(self, inventory: Inventory) -> tuple[Found, HostAddress]:
         """Find the guest, and the destination's address for that kind of guest, asking all hosts at once."""
         request, settings = self.request, self._settings
         if request.source == request.destination:
             raise SameHost(f"Source and destination are both {request.source}.", hint="Name another host as the destination.")
-        there = settings.addresses(request.destination)
+        there = tuple(self._as_asked(address) for address in settings.addresses(request.destination))
         here = settings.addresses(request.source) if request.source else settings.all_addresses()
         if not here:
             raise RefusedError(
@@ -228,6 +236,15 @@ class Migration:
         finally:
             await asyncio.gather(*ahead, return_exceptions=True)
         return found, _counterpart(found, request.destination, there)
+
+    def _as_asked(self, address: HostAddress) -> HostAddress:
+        """The destination's address with what was asked for this one migration in place of its own."""
+        request = self.request
+        return replace(
+            address,
+            migration_address=request.migration_address or address.migration_address,
+            migration_ports=request.migration_ports or address.migration_ports,
+        )
 
     def _ended_early(self, error: SegueError) -> Outcome:
         """The outcome of a migration that never began: what is known of it, and why."""

@@ -26,12 +26,12 @@ import libvirt
 
 from segue import units
 from segue.core.evidence import Sighting
-from segue.core.model import Control, JobStatus, MigrationSpec, Progress
+from segue.core.model import Control, JobStatus, MigrationSpec, Progress, Transport
 from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
 from segue.drivers.libvirt import fold, runtime
 from segue.drivers.libvirt.hypervisor import QUERY_DEADLINE_S, LibvirtHypervisor, connected
-from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, SegueError, Unsupported
+from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, SegueError
 
 SAMPLE_S: Final = 0.1
 CANCEL_DEADLINE_S: Final = 60.0
@@ -39,8 +39,15 @@ CANCEL_DEADLINE_S: Final = 60.0
 CALL_END_DEADLINE_S: Final = 60.0
 RESUMED_AFTER_S: Final = 1.0
 """A call that is to resume a post-copy and cannot, says so within this (seen: 0.1 s for a peer that refuses)."""
+RESUME_PATIENCE_S: Final = 10.0
+"""A call that resumes takes 0.1 s where QEMU answers."""
 NO_LIMIT_BPS: Final = 1 << 40
 """Reported bandwidth from which on there is no limit: libvirt says 8796093022207 MiB/s."""
+_TRANSPORT_FLAGS: Final = {
+    Transport.NATIVE: 0,
+    Transport.TLS: libvirt.VIR_MIGRATE_TLS,
+    Transport.TUNNELLED: libvirt.VIR_MIGRATE_TUNNELLED,
+}
 _IN_POSTCOPY: Final = (JobStatus.POSTCOPY, JobStatus.POSTCOPY_PAUSED)
 
 
@@ -68,9 +75,6 @@ class LibvirtAttempt:
         spec: what was asked for.
         source, destination: both hosts.
         log: is told each action before it is done.
-
-    Raises:
-        Unsupported: peer-to-peer to an address that only this machine understands.
     """
 
     def __init__(self, spec: MigrationSpec, source: LibvirtHypervisor, destination: LibvirtHypervisor, log: ActionLog) -> None:
@@ -82,13 +86,8 @@ class LibvirtAttempt:
         self._found: _Found | None = None
         self._reattached = False
         self._call: asyncio.Future[object] | None = None
+        self._resumed_at = 0.0
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
-        if spec.control is Control.P2P and not urlsplit(destination.address.uri).hostname:
-            raise Unsupported(
-                f"Peer-to-peer needs an address that {source.host} can use; {destination.address.uri} is not one.",
-                guest_at=f"it is on {source.host}; nothing was touched",
-                hint=f"Give a remote URI for {destination.host}, such as qemu+ssh://HOST/system, or use --control direct.",
-            )
 
     async def prepare(self) -> None:
         """Set the downtime limit on the source; the rest of preparing is done inside the migrate call.
@@ -197,15 +196,21 @@ class LibvirtAttempt:
         flags = libvirt.VIR_MIGRATE_LIVE | more_flags
         if found.persistent:
             flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+        flags |= _TRANSPORT_FLAGS[self._spec.transport]
         if limits.auto_converge:
             flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
         if limits.postcopy:
             flags |= libvirt.VIR_MIGRATE_POSTCOPY
         parameters: dict[str, object] = {}
         address = self._destination.address
-        if data_host := address.migration_address or urlsplit(address.uri).hostname:
+        data_host = address.migration_address or urlsplit(address.uri).hostname
+        if data_host and self._spec.transport is not Transport.TUNNELLED:
             # Never left to libvirt, which would send to whatever name the destination believes it has.
-            parameters[libvirt.VIR_MIGRATE_PARAM_URI] = f"tcp://{f'[{data_host}]' if ':' in data_host else data_host}"
+            port = f":{address.migration_ports[0]}" if address.migration_ports else ""
+            parameters[libvirt.VIR_MIGRATE_PARAM_URI] = f"tcp://{f'[{data_host}]' if ':' in data_host else data_host}{port}"
+        if self._spec.connections > 1:
+            flags |= libvirt.VIR_MIGRATE_PARALLEL
+            parameters[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = self._spec.connections
         if limits.bandwidth_bps:
             parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = _mib_per_second(limits.bandwidth_bps)
         if self._spec.control is Control.P2P:
@@ -262,6 +267,15 @@ class LibvirtAttempt:
         resume = getattr(libvirt, "VIR_MIGRATE_POSTCOPY_RESUME", 0)
         if not resume:
             raise HypervisorError("This libvirt (before 8.5) cannot connect a post-copy again.", host=self._source.host)
+        if self._call is not None and not self._call.done():
+            if time.monotonic() - self._resumed_at < RESUME_PATIENCE_S:
+                return
+            raise HypervisorError(
+                f"libvirt is still at it: QEMU on {self._destination.host} does not answer. It waits for a page of the guest "
+                "where it should listen to its monitor, and libvirt cannot reach it there; if it stays so, the guest is lost.",
+                host=self._destination.host,
+            )
+        self._resumed_at = time.monotonic()
         async with self._log.acting(Action.RECOVER_POSTCOPY, f"{self._source.host} to {self._destination.host}"):
             call = self._call = _started(await self._migrate_call(resume))
             await asyncio.wait({call}, timeout=RESUMED_AFTER_S)

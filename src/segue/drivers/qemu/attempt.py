@@ -20,10 +20,11 @@ from typing import Final
 
 from segue.core import argv
 from segue.core.evidence import Sighting
-from segue.core.model import JobStatus, MigrationSpec, Progress
+from segue.core.model import JobStatus, MigrationSpec, Progress, Transport
 from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
-from segue.drivers.qemu import fold, processes, setup
+from segue.drivers.qemu import channel, fold, processes, setup
+from segue.drivers.qemu.channel import Channel
 from segue.drivers.qemu.hypervisor import QemuHypervisor
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Session, absolute
@@ -76,7 +77,10 @@ class QemuAttempt:
         self._arriving: Process | None = None
         self._launching = False
         self._reattached = False
-        self._uri = ""
+        self._channel: Channel | None = None
+        self._capabilities: frozenset[str] = frozenset()
+        self._can: dict[str, bool] = {}
+        self._listens = ""
         self._looking: asyncio.Task[Progress] | None = None
         self._postcopy_asked = False
         self._told_to_run = False
@@ -90,14 +94,17 @@ class QemuAttempt:
         try:
             leaving = self._leaving = await self._look_at_both()
             here = await self._held.enter_async_context(self._source.sessions.use(leaving))
-            address, aliases, default = await setup.ready(
-                self._source.shell, self._destination.shell, here, self._destination.address.migration_address
+            (aliases, default), address, self._can = await asyncio.gather(
+                setup.machines(here), self._data_address(), setup.capabilities(here)
             )
             command = argv.for_destination(leaving.line, aliases=aliases, default_machine=default)
             arriving = self._arriving = await self._launch(leaving, command)
             there = await self._held.enter_async_context(self._destination.sessions.use(arriving))
-            async with self._log.acting(Action.LISTEN, f"{self._destination.host} at {address}"):
-                self._uri = await setup.set_up_destination(there, self._destination.host, self._spec.limits, address)
+            async with self._log.acting(Action.LISTEN, self._destination.host):
+                can = await setup.capabilities(there)
+                self._capabilities = setup.negotiate(self._can, can, self._spec)
+                await setup.set_capabilities(there, can, self._capabilities)
+                self._listens = await self._way().receive(there, address)
         except (PrepareFailed, LeaseLost):
             raise
         except SegueError as error:
@@ -106,6 +113,26 @@ class QemuAttempt:
                 guest_at=f"it is on {self._source.host}, untouched",
                 hint=error.hint,
             ) from error
+
+    async def _data_address(self) -> str:
+        """Where the destination is to receive; empty where no port is opened."""
+        if self._spec.transport is Transport.TUNNELLED:
+            return ""
+        there = self._destination
+        return await setup.data_address(self._source.shell, there.shell, there.address.migration_address)
+
+    def _way(self) -> Channel:
+        if self._channel is None:
+            process = self._need(self._leaving or self._arriving)
+            self._channel = channel.of(self._spec, self._source, self._destination, process)
+        return self._channel
+
+    async def _close_channel(self, host: QemuHypervisor, process: Process | None) -> None:
+        """Remove what the channel made, now that the guest stays with that QEMU; a plain one made nothing."""
+        if process is None or self._spec.transport is Transport.NATIVE:
+            return
+        async with self._log.acting(Action.CLOSE_CHANNEL, host.host), host.sessions.use(process) as session:
+            await self._way().close(session)
 
     async def _look_at_both(self) -> Process:
         guest = self._spec.guest
@@ -167,9 +194,11 @@ class QemuAttempt:
     async def _start(self) -> None:
         async with self._source.sessions.use(self._need(self._leaving)) as here:
             async with self._log.acting(Action.SET_UP_SOURCE, self._source.host):
-                await setup.set_up_source(here, self._spec.limits)
-            async with self._log.acting(Action.START, f"{self._source.host} to {self._uri}"):
-                await here.execute("migrate", {"uri": self._uri})
+                await setup.set_capabilities(here, self._can, self._capabilities)
+                await setup.set_limits(here, self._spec.limits)
+                uri = await self._way().send(here)
+            async with self._log.acting(Action.START, f"{self._source.host} to {self._listens}"):
+                await here.execute("migrate", {"uri": uri})
         self._last = replace(self._last, status=JobStatus.SETUP, elapsed_ms=self._elapsed_ms())
 
     async def _look(self, *, news_s: float) -> Progress:
@@ -219,7 +248,8 @@ class QemuAttempt:
     async def recover_postcopy(self) -> None:
         """Let the destination listen again and the source resume there (QEMU, docs/devel/migration/postcopy: recovery).
 
-        A side that has not noticed yet that its peer is gone is told so; both then keep what they have.
+        A side that has not noticed yet that its peer is gone is told so; both then keep what they have. The destination is told
+        out of band: its main loop may stand still, waiting for a page of the guest.
         """
         async with (
             self._log.acting(Action.RECOVER_POSTCOPY, f"{self._source.host} to {self._destination.host}"),
@@ -227,13 +257,10 @@ class QemuAttempt:
             self._destination.sessions.use(self._need(self._arriving)) as there,
         ):
             for session in (here, there):
-                if fold.status_of(await session.query("query-migrate")) is JobStatus.POSTCOPY:
-                    await session.execute("migrate-pause")
-            address = await setup.data_address(
-                self._source.shell, self._destination.shell, self._destination.address.migration_address
-            )
-            self._uri = await setup.listen_again(there, self._destination.host, address)
-            await here.execute("migrate", {"uri": self._uri, "resume": True})
+                with contextlib.suppress(HypervisorError):  # it has noticed already
+                    await session.execute("migrate-pause", out_of_band=True)
+            uri = await self._way().receive_again(there, await self._data_address())
+            await here.execute("migrate", {"uri": uri, "resume": True})
 
     async def settings(self) -> Settings:
         """What the source's QEMU says that it does."""
@@ -283,6 +310,7 @@ class QemuAttempt:
             return
         if await self._destination.process(self._spec.guest) is None:
             await self._resume_source()
+            await self._close_channel(self._source, await self._source.process(self._spec.guest))
 
     async def _end_destination(self) -> bool:
         """End it if that is safe; whether it is gone."""
@@ -295,7 +323,7 @@ class QemuAttempt:
                 await processes.sweep(self._destination.shell, self._leaving)
             return True
         self._arriving = arriving
-        if self._uri or self._reattached:  # it listened, so it may have received
+        if self._listens or self._reattached:  # it listened, so it may have received
             there, here = await asyncio.gather(
                 self._destination.evidence(self._spec.guest), self._source.evidence(self._spec.guest)
             )
@@ -383,6 +411,7 @@ class QemuAttempt:
                 self._last = fold.progress(migration, elapsed_ms=self._elapsed_ms())
         async with self._log.acting(Action.END_SOURCE, f"{self._source.host}, pid {leaving.pid}"):
             await self._quit(self._source, leaving)
+        await self._close_channel(self._destination, self._arriving)
 
     async def _quit(self, host: QemuHypervisor, process: Process) -> None:
         """End a QEMU, see it gone, remove what it leaves. Harmless when it is gone already, also when another has its place."""
@@ -403,6 +432,8 @@ class QemuAttempt:
             if process is not None:
                 async with self._log.acting(action, f"{host.host}, pid {process.pid}"):
                     await self._quit(host, process)
+        if self._leaving or self._arriving:
+            await self._way().close()
 
     async def result(self) -> Progress:
         """The source's last word."""
@@ -413,6 +444,8 @@ class QemuAttempt:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
+        if self._channel is not None:
+            await self._channel.aclose()
         await self._held.aclose()
 
     def _need(self, process: Process | None) -> Process:

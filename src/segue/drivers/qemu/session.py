@@ -74,9 +74,20 @@ class Session:
         return cls(shell.name, guest, client)
 
     async def execute(
-        self, command: str, arguments: Mapping[str, object] | None = None, *, deadline_s: float = COMMAND_DEADLINE_S
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        out_of_band: bool = False,
+        deadline_s: float = COMMAND_DEADLINE_S,
     ) -> object:
         """Execute a command and return what it returns.
+
+        Args:
+            command: its name.
+            arguments: of the command.
+            out_of_band: even while QEMU's main loop stands still; few commands can (docs/interop/qmp-spec, 2.3.1).
+            deadline_s: for the answer.
 
         Raises:
             HypervisorError: QEMU's own error.
@@ -84,7 +95,7 @@ class Session:
         """
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._client.execute(command, dict(arguments) if arguments else None)
+                return await self._client.execute(command, dict(arguments) if arguments else None, oob=out_of_band)
         except ExecuteError as error:
             raise HypervisorError(
                 f"QEMU on {self._host}: {_words(error)}.",

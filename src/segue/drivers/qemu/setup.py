@@ -1,18 +1,18 @@
-"""What both QEMUs are told before a migration: capabilities, parameters, where to listen.
+"""What both QEMUs are told before a migration: capabilities and limits; and what has to be known for it.
 
 What may live here: QMP commands that change settings, and the reading of their answers. None of them moves or runs a guest.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from segue.core.model import Limits
+from segue.core.model import Limits, MigrationSpec
 from segue.core.record import Settings
 from segue.drivers.qemu.session import Session
-from segue.errors import HypervisorError
+from segue.errors import HypervisorError, Unsupported
 from segue.hosts import HostShell
 
 RESOLVE_DEADLINE_S: Final = 10.0
@@ -28,41 +28,68 @@ def bandwidth(bps: int | None) -> dict[str, int]:
     return {"max-bandwidth": bps or NO_LIMIT_BPS, "max-postcopy-bandwidth": 0}
 
 
-async def set_up_source(session: Session, limits: Limits) -> None:
-    """Make the source ready to send.
+# Capability → when it is wanted (qapi/migration.json, MigrationCapability). Everything else is turned off, also what somebody
+# else had turned on: both sides must agree, and a leftover may change what the stream looks like.
+#
+# Without the return path QEMU under-reports downtime: 2 to 43 ms were said when a guest stood for 97 to 128 ms, with it both
+# agree within 5 ms. Disks are taken over only when the destination is told to run (late-block-activate). The source does not
+# stop and wait before the switchover (pause-before-switchover): that costs a round trip of downtime, and only disks that are
+# copied would need it.
+NEEDED: Final[dict[str, Callable[[MigrationSpec], bool]]] = {
+    "events": lambda _: True,
+    "return-path": lambda _: True,
+    "late-block-activate": lambda _: True,
+    "auto-converge": lambda spec: spec.limits.auto_converge,
+    "postcopy-ram": lambda spec: spec.limits.postcopy,
+    "multifd": lambda spec: spec.connections > 1,
+}
+# Wanted where both know it. switchover-ack (QEMU 8.1): the source switches over when the destination has made its devices ready.
+# postcopy-preempt: a page that the guest waits for overtakes the others. QEMU 7.2 knows it too, in another form on the wire than
+# 8.0 (hw/core/machine.c, x-preempt-pre-7-2), so it is wanted only where switchover-ack tells that both are newer.
+HELPFUL: Final[dict[str, Callable[[MigrationSpec], bool]]] = {
+    "switchover-ack": lambda _: True,
+    "postcopy-preempt": lambda spec: spec.limits.postcopy,
+}
+_TELLS_NEWER: Final = "switchover-ack"
+
+
+def negotiate(here: Mapping[str, bool], there: Mapping[str, bool], spec: MigrationSpec) -> frozenset[str]:
+    """The capabilities that both QEMUs are to have on.
+
+    Args:
+        here: what the source's QEMU knows, by name; the values do not matter.
+        there: the same of the destination's.
+        spec: what was asked for.
 
     Raises:
-        HypervisorError: it refuses one of the settings.
+        Unsupported: one of them does not know what is needed.
     """
-    await set_capabilities(session, limits)
-    await session.execute("migrate-set-parameters", {"downtime-limit": limits.max_downtime_ms, **bandwidth(limits.bandwidth_bps)})
+    needed = {name for name, wanted in NEEDED.items() if wanted(spec)}
+    for host, known in ((spec.source, here), (spec.destination, there)):
+        if missing := sorted(needed - known.keys()):
+            raise Unsupported(
+                f"QEMU on {host} is too old: it does not know {', '.join(missing)}.",
+                hint="Ask for less, or move the guest to a host with a newer QEMU when it can be shut down.",
+            )
+    both = here.keys() & there.keys()
+    helpful = {name for name, wanted in HELPFUL.items() if wanted(spec)} & both if _TELLS_NEWER in both else set()
+    return frozenset(needed | helpful)
 
 
-async def set_capabilities(session: Session, limits: Limits) -> None:
-    """Set the same on both sides, and turn off what somebody else had turned on.
+async def capabilities(session: Session) -> dict[str, bool]:
+    """What a QEMU knows, and whether it is on."""
+    answer = await session.execute("query-migrate-capabilities")
+    known = [one for one in answer if isinstance(one, dict)] if isinstance(answer, list) else []
+    return {str(one.get("capability")): one.get("state") is True for one in known}
 
-    Without the return path QEMU under-reports downtime: 2 to 43 ms were said when a guest stood for 97 to 128 ms, with it both
-    agree within 5 ms. Disks are taken over only when the destination is told to run (late-block-activate). The source does not
-    stop and wait before the switchover (pause-before-switchover): that costs a round trip of downtime, and only disks that are
-    copied would need it.
+
+async def set_capabilities(session: Session, now: Mapping[str, bool], wanted: frozenset[str]) -> None:
+    """Turn on what is wanted, and off what is not.
 
     Raises:
         HypervisorError: one of them cannot be set.
     """
-    wanted = {
-        "events": True,
-        "return-path": True,
-        "late-block-activate": True,
-        "auto-converge": limits.auto_converge,
-        "postcopy-ram": limits.postcopy,
-    }
-    answer = await session.execute("query-migrate-capabilities")
-    now = (
-        {str(one["capability"]): bool(one["state"]) for one in answer if isinstance(one, dict)}
-        if isinstance(answer, list)
-        else {}
-    )
-    changes = {name: wanted.get(name, False) for name in {**now, **wanted} if now.get(name, False) is not wanted.get(name, False)}
+    changes = {name: name in wanted for name, on in now.items() if on is not (name in wanted)}
     states = [{"capability": name, "state": state} for name, state in sorted(changes.items())]
     try:
         if states:
@@ -79,56 +106,29 @@ async def set_capabilities(session: Session, limits: Limits) -> None:
         ) from error
 
 
-async def listen(session: Session, host: str, address: str) -> str:
-    """Let the destination listen on a port of its own choice.
-
-    Args:
-        session: with the destination.
-        host: the destination, for people.
-        address: an IP address of it.
-
-    Returns:
-        The URI that the source is to send to.
+async def set_limits(session: Session, limits: Limits) -> None:
+    """Set what the source is to keep to.
 
     Raises:
-        HypervisorError: it cannot listen there, or does not say where it does.
+        HypervisorError: it refuses one of them.
     """
-    return await _listening(session, "migrate-incoming", host, address)
+    await session.execute("migrate-set-parameters", {"downtime-limit": limits.max_downtime_ms, **bandwidth(limits.bandwidth_bps)})
 
 
-async def listen_again(session: Session, host: str, address: str) -> str:
-    """The same, for a destination whose post-copy lost its connection.
-
-    Raises:
-        HypervisorError: it is not such a one, or cannot listen there.
-    """
-    return await _listening(session, "migrate-recover", host, address)
-
-
-async def _listening(session: Session, command: str, host: str, address: str) -> str:
-    await session.execute(command, {"uri": f"tcp:{_bracketed(address)}:0"})
-    addresses = (await session.query("query-migrate")).get("socket-address")
-    first = addresses[0] if isinstance(addresses, list) and addresses else None
-    if not isinstance(first, dict):
-        raise HypervisorError(f"QEMU on {host} does not say where it listens.", host=host, raw=str(addresses))
-    return f"tcp:{_bracketed(str(first.get('host')))}:{first.get('port')}"
-
-
-def _bracketed(address: str) -> str:
+def bracketed(address: str) -> str:
+    """An IP address as it stands before a port."""
     return f"[{address}]" if ":" in address else address
 
 
 async def read_back(session: Session) -> Settings:
     """The limits that a source's QEMU works by."""
     parameters = await session.query("query-migrate-parameters")
-    capabilities = await session.execute("query-migrate-capabilities")
-    known = capabilities if isinstance(capabilities, list) else []
-    on = {one["capability"] for one in known if isinstance(one, dict) and one["state"]}
+    now = await capabilities(session)
     bps, downtime_ms = parameters.get("max-bandwidth"), parameters.get("downtime-limit")
     return Settings(
         bandwidth_bps=bps if isinstance(bps, int) and bps < NO_LIMIT_BPS else None,
         max_downtime_ms=downtime_ms if isinstance(downtime_ms, int) else None,
-        postcopy="postcopy-ram" in on,
+        postcopy=now.get("postcopy-ram", False),
     )
 
 
@@ -174,21 +174,3 @@ async def data_address(source: HostShell, destination: HostShell, migration_addr
             hint="Give an IP address as its migration_address, or make the name known there.",
         )
     return words[0]
-
-
-async def set_up_destination(session: Session, host: str, limits: Limits, address: str) -> str:
-    """Make the destination ready to receive; returns the URI that the source is to send to.
-
-    Raises:
-        HypervisorError: it refuses something.
-    """
-    await set_capabilities(session, limits)
-    return await listen(session, host, address)
-
-
-async def ready(
-    source: HostShell, destination: HostShell, here: Session, migration_address: str
-) -> tuple[str, dict[str, str], str]:
-    """What has to be known before the destination is started, asked at once: its address, machine aliases, default machine."""
-    address, (aliases, default) = await asyncio.gather(data_address(source, destination, migration_address), machines(here))
-    return address, aliases, default

@@ -1,0 +1,53 @@
+"""What both QEMUs are told: the capabilities that both know, and none that only one does."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segue.core.model import DriverKind, Limits, MigrationSpec
+from segue.drivers.qemu import setup
+from segue.errors import Unsupported
+
+ALWAYS = {"events", "return-path", "late-block-activate"}
+OLD = dict.fromkeys([*setup.NEEDED, "postcopy-preempt", "xbzrle"], False)
+NEW = {**OLD, "switchover-ack": False}
+
+
+def spec(*, postcopy: bool = False, auto_converge: bool = False, connections: int = 1) -> MigrationSpec:
+    return MigrationSpec(
+        id="1",
+        guest="g",
+        source="alpha",
+        destination="beta",
+        driver=DriverKind.QEMU,
+        connections=connections,
+        limits=Limits(postcopy=postcopy, auto_converge=auto_converge),
+    )
+
+
+def test_needed_and_nothing_else_between_old_ones():
+    assert setup.negotiate(OLD, OLD, spec()) == ALWAYS
+    assert setup.negotiate(OLD, NEW, spec(postcopy=True)) == {*ALWAYS, "postcopy-ram"}
+    assert setup.negotiate(OLD, OLD, spec(connections=2, auto_converge=True)) == {*ALWAYS, "multifd", "auto-converge"}
+
+
+def test_helpful_ones_only_where_both_are_new_enough():
+    assert setup.negotiate(NEW, NEW, spec(postcopy=True)) == {*ALWAYS, "postcopy-ram", "switchover-ack", "postcopy-preempt"}
+    assert setup.negotiate(NEW, NEW, spec()) == {*ALWAYS, "switchover-ack"}
+
+
+def test_a_qemu_that_lacks_what_is_needed_is_named():
+    ancient = {name: False for name in OLD if name != "multifd"}
+    with pytest.raises(Unsupported, match="beta is too old: it does not know multifd"):
+        setup.negotiate(OLD, ancient, spec(connections=2))
+
+
+@given(st.sets(st.sampled_from(sorted(NEW))), st.sets(st.sampled_from(sorted(NEW))), st.booleans())
+def test_nothing_is_turned_on_that_one_of_them_does_not_know(here: set[str], there: set[str], postcopy: bool):
+    try:
+        wanted = setup.negotiate(dict.fromkeys(here, True), dict.fromkeys(there, False), spec(postcopy=postcopy))
+    except Unsupported:
+        return
+    assert wanted <= here & there
