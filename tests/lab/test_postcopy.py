@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -25,6 +26,11 @@ RESET = ["ss", "--kill", "--tcp", *TO_BETA]
 ARRIVED_BYTES = 16 * units.MIB
 
 
+# libvirt speaks to QEMU where its main loop listens. That stands still when it waits itself for a page of the guest, which is one
+# time in ten under emulation; then nobody can connect it again, and Segue says so. Bare QEMU is spoken to out of band.
+STUCK = "libvirt is still at it"
+
+
 @pytest.mark.parametrize(("kind", "control"), [("qemu", "direct"), ("libvirt", "direct"), ("libvirt", "p2p")])
 async def test_a_post_copy_that_lost_its_connection_is_connected_again(
     lab: Lab, start_guest: Callable[[GuestSpec], LabGuest], kind: str, control: str
@@ -35,45 +41,75 @@ async def test_a_post_copy_that_lost_its_connection_is_connected_again(
     await lab.set_rate("alpha", units.parse_rate("100mbit"))  # what is left takes seconds to send
     try:
         async with observe(lab, guest.name) as eye:
-            said = await moved(lab, guest.name, control)
+            move = await moved(lab, guest.name, control)
             report = await eye.report()
     finally:
         await lab.set_rate("alpha", units.parse_rate("1gbit"))
-    assert "connecting it again" in said["stderr"], said["stderr"]
-    assert said["outcome"]["outcome"] == "moved", said
+    assert "connecting it again" in move.stderr, move.stderr
+    if kind == "libvirt" and STUCK in move.stderr:
+        await the_guest_is_lost(lab, guest.name, move.id)
+        return
+    assert move.outcome["outcome"] == "moved", move
+    assert "connected again" in move.stderr, move.stderr
     assert [host for host, _ in guests.where(lab, guest.name)] == ["beta"]
     assert report.clean, report
 
 
-async def moved(lab: Lab, guest: str, control: str) -> dict[str, Any]:
-    """Move it by post-copy, and reset the connection as soon as the destination runs."""
+async def the_guest_is_lost(lab: Lab, guest: str, migration: str) -> None:
+    """A person gives up: what is left is ended on both hosts, and the guest may be started again."""
+    said = await lab.run("admin", [SEGUE, "recover", migration, "--discard"], check=False)
+    assert guests.where(lab, guest) == [], said
+    show = await lab.run("admin", [SEGUE, "show", migration])
+    assert "it runs nowhere" in show.stdout, show.stdout
+
+
+@dataclass(kw_only=True)
+class Move:
+    """How it went.
+
+    Attributes:
+        outcome: the last line; a sample where it was stuck and ended.
+    """
+
+    id: str = ""
+    outcome: dict[str, Any] = field(default_factory=dict)
+    stderr: str = ""
+
+
+async def moved(lab: Lab, guest: str, control: str) -> Move:
+    """Move it by post-copy, and reset the connection as soon as the destination runs; end Segue where it is stuck."""
     pipe = asyncio.subprocess.PIPE
     words = ["migrate", guest, "beta", "--control", control, "--postcopy", "--bandwidth", "8MiB/s", "--json"]
     process = await asyncio.create_subprocess_exec(*lab.enter_argv("admin", [SEGUE, *words]), stdout=pipe, stderr=pipe)
+    move = Move()
     assert process.stdout
-    assert process.stderr
-    asked = reset = False
-    before_postcopy = 0
-    line: dict[str, Any] = {}
     try:
         async with asyncio.timeout(100):
+            listening = asyncio.create_task(listen(process, move))
+            before_postcopy, reset = 0, False
             async for text in process.stdout:
-                line = json.loads(text)
-                if line.get("sent_bytes") and not asked:
-                    asked = True
-                    status = await lab.run("admin", [SEGUE, "status", "--json"])
-                    migration = json.loads(status.stdout.splitlines()[0])["id"]
-                    await lab.run("admin", [SEGUE, "tune", migration, "--postcopy-now"])
+                line = move.outcome = json.loads(text)
+                if line.get("sent_bytes") and not move.id:
+                    move.id = json.loads((await lab.run("admin", [SEGUE, "status", "--json"])).stdout.splitlines()[0])["id"]
+                    await lab.run("admin", [SEGUE, "tune", move.id, "--postcopy-now"])
                 if line.get("status") == "active":
                     before_postcopy = line["sent_bytes"]
                 if line.get("status") == "postcopy" and not reset and line["sent_bytes"] > before_postcopy + ARRIVED_BYTES:
                     reset = True
                     await lab.run("alpha", RESET, check=False)
-            stderr = (await process.stderr.read()).decode()
-            await process.wait()
+            await asyncio.gather(listening, process.wait())
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     assert reset
-    return {"outcome": line, "stderr": stderr}
+    return move
+
+
+async def listen(process: asyncio.subprocess.Process, move: Move) -> None:
+    """Take down what it says, and end it when it says that it is stuck."""
+    assert process.stderr
+    async for text in process.stderr:
+        move.stderr += text.decode()
+        if STUCK in move.stderr and process.returncode is None:
+            process.kill()

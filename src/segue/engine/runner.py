@@ -39,7 +39,8 @@ LEFTOVERS_DEADLINE_MS: Final = 3_000
 PROOF_PAUSE_S: Final = 0.1
 """Between two looks for proof. There is no event to wait for: the evidence comes from two hosts that may be ill."""
 RECONNECT_PAUSE_MS: Final = 1_000
-"""Between two tries to connect a post-copy again. There is no event: the link is not ours."""
+"""Between the first two tries to connect a post-copy again; then it doubles. There is no event: the link is not ours."""
+RECONNECT_DOUBLINGS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,8 @@ class Runner:
         self._wishes: Wishes | None = None
         self._granting: asyncio.Task[None] | None = None
         self._next_reconnect_ms = 0
+        self._reconnects = 0
+        self._no_connection = ""
         self._heard = (-1, 0)
         self._began = 0
         self._last_seen = ""
@@ -218,6 +221,7 @@ class Runner:
                     await self._reconnect()
                 elif fact := await self._steer(sample):
                     return fact
+                self._connected(sample)
                 self._grant()
         except LeaseLost:
             raise
@@ -225,23 +229,31 @@ class Runner:
             self._broke(error)
         return Fact.BROKE
 
+    def _connected(self, sample: Progress) -> None:
+        if self._reconnects and sample.status is JobStatus.POSTCOPY:
+            self._tell("post-copy is connected again")
+            self._reconnects = self._next_reconnect_ms = 0
+
     async def _reconnect(self) -> None:
         """Try to connect the post-copy again, not more often than makes sense: nobody else can help the guest."""
         if self._now_ms() < self._next_reconnect_ms:
             return
-        if not self._next_reconnect_ms:
+        if not self._reconnects:
             self._tell("post-copy lost its connection; the guest waits for pages that only the source has: connecting it again")
+        self._reconnects += 1
         try:
             await self._attempt.recover_postcopy()
-            self._tell("post-copy is connected again")
-            self._next_reconnect_ms = 0
         except LeaseLost:
             raise
         except SegueError as error:
-            self._next_reconnect_ms = self._now_ms() + RECONNECT_PAUSE_MS
             verdict = await self._look()
             if verdict.owner is Owner.NOBODY:  # one side is gone, and with it what only it had
                 raise error from None
+            if error.message != self._no_connection:
+                self._no_connection = error.message
+                self._tell(f"not connected yet: {error.message}")
+        pause_ms = RECONNECT_PAUSE_MS * 2 ** min(self._reconnects - 1, RECONNECT_DOUBLINGS)
+        self._next_reconnect_ms = self._now_ms() + pause_ms
 
     def _grant(self) -> None:
         """Carry out what others wish, beside the watching: a hypervisor that is slow to answer must not stop the samples."""
