@@ -36,6 +36,8 @@ PROOF_DEADLINE_MS: Final = 15_000
 that is restarting its libvirtd or is busy killing a QEMU answers within this."""
 LEFTOVERS_DEADLINE_MS: Final = 3_000
 """How long to wait, once the owner is proven and runs the guest, for the other host to be clean too."""
+SEEN_DEADLINE_MS: Final = 1_000
+"""The same where both hosts answer, and what they show proves nothing: a process that is just ending is gone by then."""
 PROOF_PAUSE_S: Final = 0.1
 """Between two looks for proof. There is no event to wait for: the evidence comes from two hosts that may be ill."""
 RECONNECT_PAUSE_MS: Final = 1_000
@@ -344,12 +346,17 @@ class Runner:
                 mended = True
                 await self._remedies[verdict.remedy]()
                 continue
-            patience_ms = LEFTOVERS_DEADLINE_MS if proven else PROOF_DEADLINE_MS
-            if verdict.remedy is Remedy.DISCARD or self._now_ms() - began >= patience_ms:
+            if verdict.remedy is Remedy.DISCARD or self._now_ms() - began >= self._patience_ms(verdict, proven=proven):
                 self._unsettled = f"{_NOT_SETTLED}{verdict.reason}; {_LEFT_TO_DO[verdict.remedy]}."
                 break
             await asyncio.sleep(PROOF_PAUSE_S)
         return _PROOFS[verdict.owner] if proven else Fact.UNPROVEN
+
+    def _patience_ms(self, verdict: Verdict, *, proven: bool) -> int:
+        """How long to go on looking. Of bare QEMUs that were both seen, nothing more will come: nobody acts on them but Segue."""
+        if proven:
+            return LEFTOVERS_DEADLINE_MS
+        return SEEN_DEADLINE_MS if verdict.remedy is Remedy.ASK and self._spec.driver is DriverKind.QEMU else PROOF_DEADLINE_MS
 
     async def _look(self) -> Verdict:
         source, destination = await asyncio.gather(
