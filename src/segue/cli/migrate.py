@@ -39,7 +39,8 @@ def migrate(
         str, typer.Option("--from", metavar="HOST", help="Where the guest is, a name or a URI; default: look on every host.")
     ] = "",
     control: Annotated[
-        Control, typer.Option(help="direct: Segue talks to both hosts. p2p: the source's daemon to the destination's.")
+        Control,
+        typer.Option(help="direct: this Segue talks to both. p2p: the source's daemon (bare QEMU: its Segue) leads."),
     ] = Control.DIRECT,
     transport: Annotated[
         Transport,
@@ -104,16 +105,16 @@ def migrate(
 
 async def _detach(migration: Migration, *, as_json: bool) -> int:
     """Let another process lead it; the id is all that goes to stdout."""
-    from segue.engine import detached
+    from segue.core.model import DriverKind
 
-    store, record = await migration.write_down()
-    store.close()
-    await detached.start(record)
+    record = await migration.detach()
     if as_json:
         render.print_json({"id": record.id})
-    else:
-        typer.echo(record.id)
-        render.say(f"it goes on by itself: 'segue watch {record.id}' shows it, 'segue cancel {record.id}' turns it back")
+        return 0
+    typer.echo(record.id)
+    led_there = record.spec.driver is DriverKind.QEMU and record.spec.control is Control.P2P
+    where = f" on {record.spec.source}" if led_there else ""
+    render.say(f"it goes on by itself{where}: 'segue watch {record.id}' shows it, 'segue cancel {record.id}' turns it back")
     return 0
 
 

@@ -35,16 +35,7 @@ def _is_libvirt(spec: MigrationSpec) -> bool:
     return spec.driver is DriverKind.LIBVIRT
 
 
-def _is_bare(spec: MigrationSpec) -> bool:
-    return spec.driver is DriverKind.QEMU
-
-
 RULES: Final = (
-    Rule(
-        applies=lambda spec, _: _is_bare(spec) and spec.control is not Control.DIRECT,
-        message="{guest} is a bare QEMU guest: there is no daemon on {source} that could move it peer-to-peer.",
-        hint="Use --control direct.",
-    ),
     Rule(
         applies=lambda spec, there: _is_libvirt(spec) and spec.control is Control.P2P and not urlsplit(there.uri).hostname,
         message="Peer-to-peer needs an address that {source} can use; {uri} is not one.",

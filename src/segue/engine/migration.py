@@ -19,10 +19,12 @@ from dataclasses import dataclass, field, replace
 
 from segue import config
 from segue.core import combinations
-from segue.core.model import Control, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Transport
+from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Transport
 from segue.core.ports import Hypervisor, Store
 from segue.core.record import Record
 from segue.drivers import driver as driver_of_kind
+from segue.engine import detached
+from segue.engine.delegated import Delegated
 from segue.engine.inventory import Found, Inventory, refuse_early
 from segue.engine.journal import wall_ms
 from segue.engine.leader import DriverOf, Leader, never_begun
@@ -93,6 +95,7 @@ class Migration:
         self._store: Store | None = None
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._leader: Leader | None = None
+        self._delegated: Delegated | None = None
         self._task: asyncio.Task[Outcome] | None = None
         self._cancelled_early = False
 
@@ -125,6 +128,8 @@ class Migration:
         """
         if self._leader is not None:
             return self._leader.cancel()
+        if self._delegated is not None and self._delegated.id:
+            return self._delegated.cancel()
         self._cancelled_early = True
         if self._task is not None:
             self._task.cancel()  # it only looks: whatever host it waits for, nothing has to be undone
@@ -160,6 +165,8 @@ class Migration:
         try:
             async with Inventory(self._driver) as inventory:
                 source, destination, record = await self._record(inventory)
+                if _is_delegated(record):
+                    return await self._delegate(record)
                 store = self._store_open()
                 self._leader = Leader(store, record, driver=self._driver, report=self._events.put_nowait)
                 await asyncio.to_thread(store.create, record)  # from here on a cancel is the leader's
@@ -173,13 +180,39 @@ class Migration:
             if self._store is not None:
                 self._store.close()
 
-    async def write_down(self) -> tuple[Store, Record]:
-        """Look, refuse what cannot work, and write the migration down for another process to lead (`detached`)."""
-        async with Inventory(self._driver) as inventory:
-            _, _, record = await self._record(inventory)
-            store = self._store_open()
-            await asyncio.to_thread(store.create, record)
-            return store, record
+    async def _delegate(self, record: Record) -> Outcome:
+        """Let the source's Segue lead it, and watch."""
+        delegated = self._delegated = Delegated(self.request, record.spec, record.source, self._events.put_nowait)
+        try:
+            await delegated.begin()
+            if self._cancelled_early:
+                delegated.cancel()
+            return await delegated.watch()
+        finally:
+            await delegated.aclose()
+
+    async def detach(self) -> Record:
+        """Look, refuse what cannot work, and let another process lead it; what that process goes by.
+
+        Raises:
+            SegueError: nothing was touched.
+        """
+        try:
+            async with Inventory(self._driver) as inventory:
+                _, _, record = await self._record(inventory)
+            if _is_delegated(record):
+                delegated = Delegated(self.request, record.spec, record.source, self._events.put_nowait)
+                try:
+                    await delegated.begin()
+                finally:
+                    await delegated.aclose()
+                return replace(record, spec=replace(record.spec, id=delegated.id))
+            await asyncio.to_thread(self._store_open().create, record)
+        finally:
+            if self._store is not None:
+                self._store.close()
+        await detached.start(record)
+        return record
 
     def _store_open(self) -> Store:
         if self._store is None:
@@ -250,6 +283,10 @@ class Migration:
         """The outcome of a migration that never began: what is known of it, and why."""
         kind = OutcomeKind.CANCELLED if isinstance(error, MigrationCancelled) else OutcomeKind.REFUSED
         return never_begun(self.request, None, kind, str(error))
+
+
+def _is_delegated(record: Record) -> bool:
+    return record.spec.driver is DriverKind.QEMU and record.spec.control is Control.P2P
 
 
 def _counterpart(found: Found, destination: str, there: tuple[HostAddress, ...]) -> HostAddress:

@@ -49,6 +49,24 @@ class LocalShell:
         status = process.returncode or 0
         return Completed(status=status if status >= 0 else 128 - status, stdout=stdout, stderr=stderr)
 
+    @contextlib.asynccontextmanager
+    async def lines(self, argv: Sequence[str]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Run a command, and read its lines. See `HostShell.lines`."""
+        nothing, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
+        try:
+            process = await asyncio.create_subprocess_exec(*argv, stdin=nothing, stdout=pipe, stderr=nothing)
+        except OSError as error:
+            raise CommandFailed(host=self._name, argv=tuple(argv), status=127, stderr=str(error)) from error
+        if process.stdout is None:
+            raise AssertionError("it is a pipe")
+        try:
+            yield process.stdout
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            await process.communicate()
+
     async def read_file(self, path: str, *, deadline_s: float) -> bytes:
         """All of a file. See `HostShell.read_file`."""
         argv = ["cat", "--", path]

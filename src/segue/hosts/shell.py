@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -54,6 +54,14 @@ class HostShell(Protocol):
         Raises:
             HostUnreachable: the connection is lost; the command may or may not have run.
             AnswerNotSeen: not done by the deadline; it may still go on.
+        """
+        ...
+
+    def lines(self, argv: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Run a command for as long as the context lasts, and read what it writes to stdout, line by line as it comes.
+
+        Raises:
+            HostUnreachable: the connection to the host is lost; the command may go on.
         """
         ...
 

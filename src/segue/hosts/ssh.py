@@ -122,6 +122,28 @@ class SshShell:
         status = status if status >= 0 else 128 - status
         return Completed(status=status, stdout=_after_mark(stdout), stderr=_after_mark(stderr))
 
+    @contextlib.asynccontextmanager
+    async def lines(self, argv: Sequence[str]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Run a command, and read its lines. See `HostShell.lines`."""
+        import asyncssh
+
+        mark = shlex.quote(_MARK.decode().rstrip())
+        try:
+            async with self._connection.create_process(_SH, encoding=None) as process:
+                process.stdin.write(os.fsencode(f"echo {mark}; exec {shlex.join(argv)} </dev/null 2>/dev/null\n"))
+                process.stdin.write_eof()
+                yield self._lines_of(process.stdout)
+        except (OSError, asyncssh.Error) as error:
+            raise self._lost(error) from error
+
+    async def _lines_of(self, reader: asyncssh.SSHReader[bytes]) -> AsyncIterator[bytes]:
+        while (line := await reader.readline()) and line != _MARK:
+            pass
+        while line := await reader.readline():
+            yield line
+        if self._connection.is_closed():
+            raise self._lost(None)
+
     async def read_file(self, path: str, *, deadline_s: float) -> bytes:
         """All of a file. See `HostShell.read_file`."""
         argv = ["cat", "--", path]

@@ -30,6 +30,8 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9]{0,15}")
 OWN_DIRECTORIES: Final = ("/etc", "/run", "/var/log", "/var/lib/libvirt", "/var/lib/nfs", "/var/cache/libvirt")
 GUEST_LOGS: Final = "/var/log/segue-guests"
 GUEST_RUN: Final = "/run/segue-guests"
+HOST_STATE: Final = "/run/segue-state"
+"""Where the Segue of a host writes down what it leads; that of the admin has a place of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from segue.errors import LabError
-from segue.lab.layout import ADMIN, GUEST_LOGS, GUEST_RUN, OWN_DIRECTORIES, STORAGE, Layout, address
+from segue.lab import hosts as processes
+from segue.lab.layout import ADMIN, GUEST_LOGS, GUEST_RUN, HOST_STATE, OWN_DIRECTORIES, STORAGE, Layout, address
 from segue.lab.shell import run
 
 LIBVIRT_TCP_PORT: Final = 16509
@@ -55,6 +56,7 @@ PidFile /run/sshd.pid
 Subsystem sftp internal-sftp
 AllowStreamLocalForwarding yes
 MaxStartups 100
+SetEnv {environment}
 """
 
 _SSH: Final = """\
@@ -114,6 +116,7 @@ def write_host(layout: Layout, host: str, hosts: Iterable[str]) -> None:
     for place in (GUEST_LOGS, GUEST_RUN):
         (root / place.lstrip("/")).mkdir(parents=True)
     names = "".join(f"{address(other)} {other}\n" for other in hosts)
+    logged_in = [*processes.environment(layout)[:-1], f"SEGUE_STATE={HOST_STATE}"]  # each host's Segue writes down its own
     for path, text in {
         "hostname": f"{host}\n",
         "hosts": f"127.0.0.1 localhost\n{names}",
@@ -121,7 +124,7 @@ def write_host(layout: Layout, host: str, hosts: Iterable[str]) -> None:
         "libvirt/libvirtd.conf": _LIBVIRTD.format(uuid=uuid.uuid4()),
         "libvirt/qemu.conf": _QEMU,
         "qemu/bridge.conf": "allow br0\n",
-        "ssh/sshd_config": _SSHD,
+        "ssh/sshd_config": _SSHD.format(environment=" ".join(f'"{one}"' for one in logged_in)),
         "ssh/ssh_config": _SSH.format(key=layout.client_key, known_hosts=layout.known_hosts),
         "ganesha.conf": _GANESHA.format(export=layout.export),
     }.items():

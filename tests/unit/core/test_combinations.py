@@ -39,7 +39,6 @@ def asked(
 
 
 REFUSED = [
-    (asked(QEMU, Control.P2P), "no daemon on alpha"),
     (asked(LIBVIRT, Control.P2P, uri="qemu:///system"), "qemu:///system is not one"),
     (asked(LIBVIRT, transport=Transport.TUNNELLED), "only when the source's daemon"),
     (asked(LIBVIRT, Control.P2P, Transport.TUNNELLED, postcopy=True), "post-copy through its tunnel"),

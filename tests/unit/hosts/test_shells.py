@@ -36,10 +36,22 @@ async def execute(process: asyncssh.SSHServerProcess[bytes]) -> None:
     child = await asyncio.create_subprocess_shell(
         login, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    stdout, stderr = await child.communicate(await process.stdin.read())
-    process.stdout.write(stdout)
-    process.stderr.write(stderr)
-    process.exit(child.returncode or 0)
+    assert child.stdin
+    assert child.stdout
+    assert child.stderr
+    try:
+        child.stdin.write(await process.stdin.read())
+        child.stdin.close()
+        await asyncio.gather(pump(child.stdout, process.stdout), pump(child.stderr, process.stderr))
+    except BrokenPipeError:  # the client has left
+        child.kill()
+    process.exit(await child.wait())
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncssh.SSHWriter[bytes]) -> None:
+    while chunk := await reader.read(65536):
+        writer.write(chunk)
+        await writer.drain()
 
 
 @pytest.fixture
@@ -256,3 +268,17 @@ async def test_a_socket_that_cannot_be_served_says_why(shell: HostShell, tmp_pat
     with pytest.raises(HypervisorError, match="cannot listen"):
         async with shell.serve_unix(str(tmp_path / "missing/served"), LocalShell("h").aclose, deadline_s=5):  # type: ignore[arg-type]
             pass
+
+
+async def test_lines_come_as_they_are_written(shell: HostShell, tmp_path: Path):
+    os.mkfifo(tmp_path / "go on")
+    waits = ["sh", "-c", 'echo one; read x <"$1"; echo "$x"', "sh", str(tmp_path / "go on")]
+    async with asyncio.timeout(10), shell.lines(waits) as lines:
+        assert await anext(lines) == b"one\n"
+        await asyncio.to_thread((tmp_path / "go on").write_text, "two\n")
+        assert [line async for line in lines] == [b"two\n"]
+
+
+async def test_who_stops_reading_lines_does_not_wait_for_the_rest(shell: HostShell):
+    async with asyncio.timeout(10), shell.lines(["sh", "-c", "echo one; seq 1000"]) as lines:
+        assert await anext(lines) == b"one\n"
