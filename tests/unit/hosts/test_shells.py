@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -39,19 +40,17 @@ async def execute(process: asyncssh.SSHServerProcess[bytes]) -> None:
     assert child.stdin
     assert child.stdout
     assert child.stderr
-    try:
-        child.stdin.write(await process.stdin.read())
-        child.stdin.close()
-        await asyncio.gather(pump(child.stdout, process.stdout), pump(child.stderr, process.stderr))
-    except BrokenPipeError:  # the client has left
-        child.kill()
+    child.stdin.write(await process.stdin.read())
+    child.stdin.close()
+    await asyncio.gather(pump(child.stdout, process.stdout), pump(child.stderr, process.stderr))
     process.exit(await child.wait())
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncssh.SSHWriter[bytes]) -> None:
     while chunk := await reader.read(65536):
-        writer.write(chunk)
-        await writer.drain()
+        with contextlib.suppress(BrokenPipeError):  # the client has left
+            writer.write(chunk)
+            await writer.drain()
 
 
 @pytest.fixture
