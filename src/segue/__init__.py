@@ -69,6 +69,8 @@ def migrate(
     connections: int = 1,
     migration_address: str = "",
     migration_ports: tuple[int, int] | None = None,
+    persist: bool | None = None,
+    undefine_source: bool | None = None,
     limits: Limits | None = None,
     config: Path | None = None,
 ) -> Migration:
@@ -83,6 +85,8 @@ def migrate(
         connections: send memory over so many at once.
         migration_address: where the destination receives, an IP address or a name; in place of what segue.toml says.
         migration_ports: the first and the last port that it may listen on; the same.
+        persist: the destination is to keep the guest's definition; default: where the source has one.
+        undefine_source: the source is to forget it; default: as `persist`.
         limits: what may be done to the guest; the defaults of `Limits` when not given.
         config: the segue.toml to use; the usual places when not given.
 
@@ -102,6 +106,8 @@ def migrate(
         connections=connections,
         migration_address=migration_address,
         migration_ports=migration_ports,
+        persist=persist,
+        undefine_source=undefine_source,
         limits=limits or model.Limits(),
     )
     return Migration(request, configuration.load(config))

@@ -58,6 +58,14 @@ def migrate(
     migration_ports: Annotated[
         str, typer.Option(metavar="FIRST-LAST", help="The ports it may listen on; default: as in segue.toml, or its own choice.")
     ] = "",
+    persist: Annotated[
+        bool | None,
+        typer.Option("--persist/--no-persist", help="Keep its definition on the destination; default: where the source has one."),
+    ] = None,
+    undefine_source: Annotated[
+        bool | None,
+        typer.Option("--undefine-source/--keep-source", help="Forget its definition on the source; default: where it is kept."),
+    ] = None,
     max_downtime: Annotated[
         str, typer.Option(metavar="TIME", help="The guest may stand still this long at the switchover (bare: ms).")
     ] = "300ms",
@@ -95,6 +103,8 @@ def migrate(
         connections=connections,
         migration_address=migration_address,
         migration_ports=parse_ports(migration_ports) if migration_ports else None,
+        persist=persist,
+        undefine_source=undefine_source,
         limits=limits,
     )
     if detach:

@@ -151,6 +151,8 @@ class MigrationSpec:
         driver: who runs the guest.
         control, transport: the paths to take.
         connections: over so many connections at once memory is sent (QEMU: multifd); 1: one stream, as ever.
+        persist: the destination is to keep the guest's definition; ``None``: where the source has one.
+        undefine_source: the source is to forget it; ``None``: as `persist`.
         limits: what may be done to the guest.
     """
 
@@ -162,7 +164,17 @@ class MigrationSpec:
     control: Control = Control.DIRECT
     transport: Transport = Transport.NATIVE
     connections: int = 1
+    persist: bool | None = None
+    undefine_source: bool | None = None
     limits: Limits = field(default_factory=Limits)
+
+    def persists(self, *, defined: bool) -> bool:
+        """Whether the destination is to keep the definition of a guest that the source has one of, or not."""
+        return defined if self.persist is None else self.persist
+
+    def undefines(self, *, defined: bool) -> bool:
+        """Whether the source is to forget a definition that it has."""
+        return defined and (self.persists(defined=defined) if self.undefine_source is None else self.undefine_source)
 
 
 class JobStatus(StrEnum):

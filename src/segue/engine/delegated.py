@@ -29,6 +29,8 @@ BEGIN_DEADLINE_S: Final = 60.0
 """For the source's Segue to look at both hosts, and begin: twice what a host is given to answer, and more."""
 CANCEL_DEADLINE_S: Final = 90.0
 _NOT_FOUND: Final = 127
+_PERSIST: Final = {None: (), True: ("--persist",), False: ("--no-persist",)}
+_UNDEFINE: Final = {None: (), True: ("--undefine-source",), False: ("--keep-source",)}
 _SAMPLE: Final = frozenset(one.name for one in fields(Progress))
 
 
@@ -90,6 +92,8 @@ class Delegated:
             *("--max-downtime", f"{limits.max_downtime_ms}ms"),
             "--auto-converge" if limits.auto_converge else "--no-auto-converge",
             *(["--postcopy"] if limits.postcopy else []),
+            *_PERSIST[asked.persist],
+            *_UNDEFINE[asked.undefine_source],
             *(word for name, value in optional.items() if value for word in (name, value)),
             *("--", self._spec.guest, asked.destination),
         ]

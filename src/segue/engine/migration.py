@@ -49,7 +49,7 @@ class Request:
         guest: name or UUID.
         destination: a host's name in segue.toml, or a connection URI.
         source: the same; empty: look for the guest on every host of segue.toml.
-        control, transport, connections, limits: as in `MigrationSpec`.
+        control, transport, connections, persist, undefine_source, limits: as in `MigrationSpec`.
         migration_address, migration_ports: in place of the destination's own, as in `HostAddress`.
         id: this attempt.
     """
@@ -62,6 +62,8 @@ class Request:
     connections: int = 1
     migration_address: str = ""
     migration_ports: tuple[int, int] | None = None
+    persist: bool | None = None
+    undefine_source: bool | None = None
     limits: Limits = field(default_factory=Limits)
     id: str = field(default_factory=lambda: secrets.token_hex(6))
 
@@ -247,6 +249,8 @@ class Migration:
             control=request.control,
             transport=request.transport,
             connections=request.connections,
+            persist=request.persist,
+            undefine_source=request.undefine_source,
             limits=request.limits,
         )
 

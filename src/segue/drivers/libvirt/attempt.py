@@ -194,8 +194,10 @@ class LibvirtAttempt:
         found = self._require_found()
         limits = self._spec.limits
         flags = libvirt.VIR_MIGRATE_LIVE | more_flags
-        if found.persistent:
-            flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+        if self._spec.persists(defined=found.persistent):
+            flags |= libvirt.VIR_MIGRATE_PERSIST_DEST
+        if self._spec.undefines(defined=found.persistent):
+            flags |= libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
         flags |= _TRANSPORT_FLAGS[self._spec.transport]
         if limits.auto_converge:
             flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
@@ -393,7 +395,7 @@ class LibvirtAttempt:
             async with self._log.acting(Action.END_SOURCE, self._source.host):
                 await self._source.ask(lambda connection: connection.lookupByName(name).destroy())
             here = await self._source.evidence(name)
-        if here.sighting is Sighting.DEFINED:
+        if here.sighting is Sighting.DEFINED and self._spec.undefines(defined=True):
             keep = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM  # the destination has its own copy or shares this one
             async with self._log.acting(Action.UNDEFINE_SOURCE, self._source.host):
                 await self._source.ask(lambda connection: connection.lookupByName(name).undefineFlags(keep))
