@@ -20,6 +20,8 @@ def guests(
 ) -> None:
     """List guests, libvirt's and bare QEMU's, with what stands in the way of moving them.
 
+    Of a bare QEMU also its pid, the user it runs as, and the monitor by which it is asked to move.
+
     \b
     Examples:
       segue guests
@@ -40,10 +42,11 @@ def guests(
                 guest.state.value,
                 units.format_bytes(guest.memory_bytes) if guest.memory_bytes is not None else "?",
                 "persistent" if guest.persistent else "transient",
+                *((str(guest.process.pid), guest.process.user, guest.process.monitor or "-") if guest.process else "---"),
                 guest.obstacle,
             )
             for guest in found
         ]
-        headings = ("GUEST", "HOST", "KIND", "STATE", "MEMORY", "DEFINITION", "OBSTACLE")
+        headings = ("GUEST", "HOST", "KIND", "STATE", "MEMORY", "DEFINITION", "PID", "USER", "QMP SOCKET", "OBSTACLE")
         render.table(headings, rows, none="no guests on the hosts that answered")
     survey.leave(surveyed)

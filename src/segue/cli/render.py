@@ -7,6 +7,7 @@ What may live here: turning values of the core into text. rich is loaded only wh
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PERCENT_OF: Final = "of the guest's memory is on the destination in its newest version, at best so far"
 PLAIN_EVERY_MS: Final = 1000
+_NO_TEXT: Final = re.compile("[\ud800-\udfff]")
 
 
 class Display(Protocol):
@@ -194,9 +196,15 @@ def summary(outcome: Outcome) -> str:
 
 
 def print_json(value: object) -> None:
-    """One JSON object on one line of stdout, at once."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    """One JSON object on one line of stdout, at once; bytes of a name that are no text come as escapes."""
+    text = json.dumps(value, ensure_ascii=False)
+    sys.stdout.write(_NO_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
     sys.stdout.flush()
+
+
+def cell(text: str) -> str:
+    """Text on one line: what cannot be printed, or would break the line, is shown as an escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, none: str) -> None:
@@ -210,6 +218,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, none: str) 
     if not rows:
         _say(none)
         return
+    rows = [[cell(text) for text in row] for row in rows]
     widths = [max(len(row[column]) for row in [headings, *rows]) for column in range(len(headings))]
     for row in [headings, *rows]:
         sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")

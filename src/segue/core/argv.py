@@ -1,17 +1,16 @@
-"""Read and rewrite a QEMU command line.
+"""Read a QEMU command line, and change parts of it without touching the rest.
 
 QEMU's grammar (qemu-options.hx): an option is a word that begins with ``-`` (or ``--``); most take the word that follows. Many
-values are lists ``key=value,key=value`` in which ``,,`` stands for a comma. What may live here: pure functions on words; nothing
-runs or reads them.
+values are lists ``key=value,key=value`` in which ``,,`` stands for a comma; some may be a JSON object instead. What may live
+here: pure functions on words; nothing runs or reads them. What they have to become on another host is `twin`'s business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
-
-from segue.errors import Unsupported
 
 # Options that take no word (qemu-options.hx of QEMU 7.2 and 10.0, those without HAS_ARG). Every other one does.
 _BARE: Final = frozenset(
@@ -40,6 +39,11 @@ _BARE: Final = frozenset(
         "no-hpet",
         "no-fd-bootchk",
         "win2k-hack",
+        "no-kvm",
+        "show-cursor",
+        "async-teardown",
+        "perfmap",
+        "jitdump",
         "mem-prealloc",
         "only-migratable",
         "preconfig",
@@ -54,6 +58,32 @@ _BARE: Final = frozenset(
         "xen-domid-restrict",
     ]
 )
+
+
+# What the first part of a value is where it has no key (the implied keys of QEMU's option lists and QAPI types).
+_IMPLIED: Final = {
+    "M": "type",
+    "accel": "accel",
+    "blockdev": "driver",
+    "chardev": "backend",
+    "cpu": "model",
+    "device": "driver",
+    "display": "type",
+    "fsdev": "fsdriver",
+    "m": "size",
+    "machine": "type",
+    "mon": "chardev",
+    "name": "guest",
+    "net": "type",
+    "netdev": "type",
+    "nic": "type",
+    "object": "qom-type",
+    "rtc": "base",
+    "smp": "cpus",
+    "virtfs": "fsdriver",
+    "vnc": "vnc",
+}
+_MAY_BE_JSON: Final = ("audiodev", "blockdev", "compat", "device", "display", "netdev", "object")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +114,13 @@ class CommandLine:
         """The values of every option of these names."""
         return [option.value or "" for option in self.options if option.name in names]
 
-    def has(self, name: str) -> bool:
-        """Whether the option is given."""
-        return any(option.name == name for option in self.options)
+    def each(self, *names: str) -> Iterator[dict[str, str]]:
+        """The `fields` of every option of these names."""
+        return (fields(option) for option in self.options if option.name in names)
+
+    def has(self, *names: str) -> bool:
+        """Whether one of the options is given."""
+        return any(option.name in names for option in self.options)
 
 
 def parse(words: Sequence[str]) -> CommandLine:
@@ -122,6 +156,97 @@ def join_list(pairs: Sequence[tuple[str, str]]) -> str:
     return ",".join((f"{key}={text}" if key else text).replace(",", ",,") for key, text in pairs)
 
 
+def fields(option: Option) -> dict[str, str]:
+    """What an option says, whichever way it is written: list or JSON, with the key that its first part has not.
+
+    A part without a value is a switch that is on; what is nested has keys with dots, as QEMU writes them.
+    """
+    members = _members(option)
+    if members is not None:
+        return dict(_flattened("", members))
+    pairs = split_list(option.value) if option.value else []
+    if pairs and not pairs[0][0] and option.name in _IMPLIED:
+        pairs[0] = (_IMPLIED[option.name], pairs[0][1])
+    return {key or text: text if key else "on" for key, text in pairs}
+
+
+def _members(option: Option) -> dict[str, object] | None:
+    """The members of a value that is JSON; ``None`` for a list."""
+    if option.name not in _MAY_BE_JSON or not (option.value or "").startswith("{"):
+        return None
+    try:
+        members = json.loads(option.value or "")
+    except ValueError:  # QEMU would not have started with it
+        return None
+    return members if isinstance(members, dict) else None
+
+
+def _flattened(prefix: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _flattened(f"{prefix}.{key}" if prefix else str(key), inner)
+    elif value is not None:
+        yield prefix, _SWITCH[value] if isinstance(value, bool) else str(value)
+
+
+def edited(option: Option, edit: Callable[[str, str], str | None]) -> Option:
+    """The option with each of its parts passed through a function of key and text; ``None`` leaves the part out.
+
+    A part that comes back as it was keeps its spelling. Not for JSON.
+    """
+    kept: list[str] = []
+    for position, raw in enumerate((option.value or "").replace(",,", "\0").split(",")):
+        key, equals, text = raw.replace("\0", ",").partition("=")
+        implied = _IMPLIED.get(option.name, "") if position == 0 and not equals else ""
+        known = key if equals else implied or key
+        text = text if equals else key if implied else "on"
+        new = edit(known, text)
+        if new == text:
+            kept.append(raw.replace("\0", ",,"))
+        elif new is not None:
+            kept.append((new if implied else f"{known}={new}").replace(",", ",,"))
+    return replace(option, value=",".join(kept))
+
+
+def changed(option: Option, changes: Mapping[str, str | bool | None]) -> Option:
+    """The option with these keys set, or left out where they are ``None``; everything else keeps its spelling and its place."""
+    members = _members(option)
+    if members is not None:
+        for key, text in changes.items():
+            _set(members, key, text)
+        return replace(option, value=to_json(members))
+    wanted = {key: _SWITCH[text] if isinstance(text, bool) else text for key, text in changes.items()}
+    missing = {key: text for key, text in wanted.items() if text is not None}
+
+    def edit(key: str, text: str) -> str | None:
+        missing.pop(key, None)
+        return wanted.get(key, text)
+
+    value = edited(option, edit).value or ""
+    added = join_list(list(missing.items()))
+    return replace(option, value=",".join(part for part in (value, added) if part))
+
+
+_SWITCH: Final = {True: "on", False: "off"}
+
+
+def _set(members: dict[str, object], key: str, text: object) -> None:
+    """Set, or remove, a member by its key with dots."""
+    outer, dot, rest = key.partition(".")
+    inner = members.get(outer)
+    if dot and isinstance(inner, dict):
+        _set(inner, rest, text)
+    elif text is None:
+        members.pop(key, None)
+    else:
+        members[key] = text
+
+
+def to_json(members: Mapping[str, object]) -> str:
+    """A value in JSON, as QEMU takes it for ``-device``, ``-blockdev``, ``-netdev`` and ``-object`` (6.2 and later)."""
+    return json.dumps(members, ensure_ascii=False, separators=(",", ":"))
+
+
 def get(value: str, key: str, *, first: bool = False) -> str | None:
     """The value of a key in a list; with `first`, a leading part without a key counts as its value."""
     pairs = split_list(value)
@@ -146,19 +271,45 @@ def qmp_path(line: CommandLine) -> str | None:
     for value in line.all("qmp", "qmp-pretty"):
         if value.startswith("unix:") and (path := _listening_path(value.removeprefix("unix:"))):
             return path
-    chardevs = {get(value, "id"): value for value in line.all("chardev") if split_list(value)[0][1] == "socket"}
-    for value in line.all("mon"):
-        if get(value, "mode") == "control":
-            path = _listening_path(chardevs.get(get(value, "chardev", first=True), ""))
-            if path:
-                return path
+    chardevs = {found.get("id"): found for found in line.each("chardev") if found.get("backend") == "socket"}
+    for monitor in line.each("mon"):
+        wired = chardevs.get(monitor.get("chardev"))
+        if monitor.get("mode") == "control" and wired and _listens(wired) and "path" in wired:
+            return wired["path"]
     return None
 
 
 def _listening_path(value: str) -> str | None:
     """The path of a socket that QEMU listens on; one that it connects to serves somebody else."""
-    listens = get(value, "server") in ("on", "yes") or ("", "server") in split_list(value)
-    return get(value, "path", first=value[:7] != "socket,") if listens else None
+    found = fields(Option(name="", value=f"path={value}"))
+    return found["path"] if _listens(found) else None
+
+
+def _listens(socket: Mapping[str, str]) -> bool:
+    return socket.get("server") in ("on", "yes", "true")
+
+
+def disk_paths(line: CommandLine) -> list[str]:
+    """The files of all disks and media that are files of the host, as they are named at the start."""
+    whole = line.all("", "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "sd", "pflash", "mtdblock")
+    keys = ("file", "file.filename", "filename")
+    named = [next((found[key] for key in keys if key in found), "") for found in line.each("drive", "blockdev")]
+    nodes = {found.get("node-name") for found in line.each("blockdev")}
+    return [path for path in (*whole, *named) if path and path not in nodes and ":" not in path.partition("/")[0]]
+
+
+def sockets(line: CommandLine) -> list[str]:
+    """The paths of all unix sockets that its character devices listen on."""
+    found = (one for one in line.each("chardev") if one.get("backend") == "socket" and _listens(one))
+    return [one["path"] for one in found if "path" in one]
+
+
+def why_no_qmp(line: CommandLine) -> str:
+    """What a guest without a `qmp_path` has instead of one, as the end of "it has …"."""
+    if line.has("qmp") or line.has("qmp-pretty") or any(found.get("mode") == "control" for found in line.each("mon")):
+        return "a QMP monitor, but not on a unix socket that QEMU listens on"
+    people = line.has("monitor") or line.has("mon") or line.has("nographic")
+    return "only a monitor for people" if people else "no QMP monitor"
 
 
 def memory_bytes(line: CommandLine) -> int | None:
@@ -167,64 +318,3 @@ def memory_bytes(line: CommandLine) -> int | None:
     factors = {"": 1 << 20, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
     number, unit = (size, "") if size.isdigit() else (size[:-1], size[-1:].upper())
     return int(number) * factors[unit] if number.isdigit() and unit in factors else None
-
-
-def for_destination(line: CommandLine, *, aliases: Mapping[str, str], default_machine: str) -> CommandLine:
-    """The command line of the same guest that waits for its memory.
-
-    The machine type is pinned to its versioned name: an alias such as ``pc`` means another machine in another release. It starts
-    stopped (``-S``) and listens when told (``-incoming defer``), so that nothing but an explicit command lets it run. It stays in
-    the foreground of a session of its own, which its launcher makes; files that it writes logs to are appended to.
-
-    Args:
-        line: of the running guest.
-        aliases: machine aliases of the source's QEMU and the versioned names that they mean there (QMP query-machines).
-        default_machine: the versioned name of the machine that a QEMU without ``-machine`` starts there.
-
-    Raises:
-        Unsupported: it runs with ``-snapshot``: what it wrote is in files that are gone when it ends.
-    """
-    refuse_snapshot(line)
-    kept = [option for option in line.options if option.name not in ("S", "incoming", "daemonize", "loadvm")]
-    pinned = [_pin(option, aliases) for option in kept]
-    if not any(option.name in ("machine", "M") for option in pinned):
-        pinned.append(Option(name="machine", value=f"type={default_machine}"))
-    return CommandLine(program=line.program, options=(*pinned, Option(name="S"), Option(name="incoming", value="defer")))
-
-
-def refuse_snapshot(line: CommandLine) -> None:
-    """Refuse a guest that writes to temporary files, which no other host can see.
-
-    Raises:
-        Unsupported: all of its disks (``-snapshot``) or one of them (``-drive snapshot=on``).
-    """
-    if line.has("snapshot") or any(get(value, "snapshot") in ("on", "yes") for value in line.all("drive")):
-        raise Unsupported(
-            "The guest runs with -snapshot: what it has written to its disks exists on its host only, in files without a name.",
-            hint="Commit the snapshot in its monitor ('commit all') and start it without -snapshot.",
-        )
-
-
-def _pin(option: Option, aliases: Mapping[str, str]) -> Option:
-    if option.value is None:
-        return option
-    if option.name in ("machine", "M"):
-        pairs = split_list(option.value)
-        if not pairs[0][0]:
-            pairs[0] = ("type", pairs[0][1])
-        pinned = [(key, aliases.get(text, text) if key == "type" else text) for key, text in pairs]
-        return replace(option, value=join_list(pinned))
-    if option.name == "chardev":
-        return replace(option, value=_appending(option.value))
-    return option
-
-
-def _appending(value: str) -> str:
-    """A character device that empties no file: its own (``file,path=…``), or the log of what goes through it (``logfile=…``)."""
-    wanted = {"append"} if value.startswith("file,") else set()
-    wanted |= {"logappend"} if get(value, "logfile") else set()
-    wanted = {key for key in wanted if get(value, key) != "on"}
-    if not wanted:
-        return value
-    kept = [pair for pair in split_list(value) if pair[0] not in wanted]
-    return join_list([*kept, *((key, "on") for key in sorted(wanted))])

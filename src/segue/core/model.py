@@ -78,6 +78,23 @@ class HostAddress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuestProcess:
+    """The process of a guest that nobody manages.
+
+    Attributes:
+        pid: on its host.
+        user: whom it runs as.
+        directory: where it was started; empty where that cannot be read.
+        monitor: the path of its QMP socket; empty without one.
+    """
+
+    pid: int
+    user: str
+    directory: str
+    monitor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
     """One guest as one host sees it.
 
@@ -90,6 +107,7 @@ class Guest:
         memory_bytes: configured memory, ``None`` where it cannot be seen.
         persistent: its definition survives a shutdown (libvirt); bare QEMU processes are never persistent.
         obstacle: why Segue cannot move it, one sentence; empty when nothing is known to stand in the way.
+        process: what runs it, of a bare QEMU; ``None`` of others.
     """
 
     name: str
@@ -100,6 +118,7 @@ class Guest:
     memory_bytes: int | None = None
     persistent: bool = False
     obstacle: str = ""
+    process: GuestProcess | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from segue.cli import render
+
 SEGUE = [sys.executable, "-c", "from segue.cli.main import main; main()"]
 
 
@@ -96,3 +98,13 @@ def test_json_of_a_refusal_ends_with_an_outcome(config: Path) -> None:
     assert outcome["outcome"] == "refused"
     assert {"id", "guest", "source", "destination", "driver", "control", "transport", "owner", "phase"} <= set(outcome)
     assert {"total_ms", "downtime_ms", "bytes_sent", "iterations", "error"} <= set(outcome)
+
+
+def test_a_name_of_any_bytes_breaks_no_table_and_no_json(capsys: pytest.CaptureFixture[str]):
+    name = 'two\nlines\x1b[31m ünï "\udcff"'
+    render.table(("GUEST", "HOST"), [(name, "alpha")], none="")
+    render.print_json({"name": name})
+    heading, row, as_json = capsys.readouterr().out.splitlines()
+    assert heading.startswith("GUEST")
+    assert row == 'two\\nlines\\x1b[31m ünï "\\udcff"  alpha'
+    assert json.loads(as_json)["name"] == name

@@ -23,7 +23,7 @@ from segue.core.evidence import Sighting
 from segue.core.model import JobStatus, MigrationSpec, Progress, Transport
 from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
-from segue.drivers.qemu import channel, fold, processes, setup
+from segue.drivers.qemu import channel, fold, processes, setup, twin
 from segue.drivers.qemu.channel import Channel
 from segue.drivers.qemu.hypervisor import QemuHypervisor
 from segue.drivers.qemu.processes import Process
@@ -94,13 +94,22 @@ class QemuAttempt:
         try:
             leaving = self._leaving = await self._look_at_both()
             here = await self._held.enter_async_context(self._source.sessions.use(leaving))
-            (aliases, default), address, self._can = await asyncio.gather(
-                setup.machines(here), self._data_address(), setup.capabilities(here)
+            source, destination = self._source.shell, self._destination.shell
+            (aliases, default), address, self._can, observed, looks = await asyncio.gather(
+                setup.machines(here),
+                self._data_address(),
+                setup.capabilities(here),
+                twin.observe(here),
+                twin.first_look(source, destination, leaving),
             )
-            command = argv.for_destination(leaving.line, aliases=aliases, default_machine=default)
+            (command, moved), _ = await asyncio.gather(
+                twin.command(here, leaving, observed, looks[1].taken, aliases=aliases, default=default),
+                twin.check_files(source, destination, leaving, observed.live, looks),
+            )
             arriving = self._arriving = await self._launch(leaving, command)
             there = await self._held.enter_async_context(self._destination.sessions.use(arriving))
-            async with self._log.acting(Action.LISTEN, self._destination.host):
+            twin.check_same(observed.shape, await twin.shape(there), names=(self._source.host, self._destination.host))
+            async with self._log.acting(Action.LISTEN, "; ".join((self._destination.host, *moved))):
                 can = await setup.capabilities(there)
                 self._capabilities = setup.negotiate(self._can, can, self._spec)
                 await setup.set_capabilities(there, can, self._capabilities)
@@ -147,7 +156,7 @@ class QemuAttempt:
         monitor = absolute(leaving, argv.qmp_path(command) or "")
         async with self._log.acting(Action.LAUNCH_DESTINATION, f"{self._destination.host}, monitor {monitor}"):
             self._launching = True
-            return await processes.start(self._destination.shell, command, cwd=leaving.cwd, monitor=monitor)
+            return await processes.start(self._destination.shell, command, monitor=monitor, like=leaving)
 
     async def _last_words(self) -> str:
         """What the destination's QEMU wrote, as part of a sentence; empty when there is nothing to quote."""

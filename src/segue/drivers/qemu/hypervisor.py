@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from segue.core import argv
+from segue.core import argv, twin
 from segue.core.evidence import Evidence, Sighting
-from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts
+from segue.core.model import DriverKind, Guest, GuestProcess, GuestState, HostAddress, HostFacts
 from segue.drivers.qemu import fold, processes
 from segue.drivers.qemu.processes import Process
-from segue.drivers.qemu.session import Sessions, no_monitor
+from segue.drivers.qemu.session import Sessions, absolute, no_monitor
 from segue.errors import HostUnreachable, HypervisorError, RefusedError, SegueError
 from segue.hosts import HostShell
 from segue.hosts.shell import checked
@@ -85,7 +85,8 @@ class QemuHypervisor:
 
     async def _guest(self, process: Process) -> Guest:
         state, obstacle = GuestState.UNKNOWN, self._obstacle(process)
-        if process.mine and argv.qmp_path(process.line) is not None:
+        path = argv.qmp_path(process.line)
+        if process.mine and path is not None:
             try:
                 seen, _, migration = await self._look(process)
                 state = fold.guest_state(seen, migration)
@@ -100,18 +101,26 @@ class QemuHypervisor:
             state=state,
             memory_bytes=argv.memory_bytes(process.line),
             obstacle=obstacle,
+            process=GuestProcess(
+                pid=process.pid,
+                user=process.user or process.me,
+                directory=process.cwd,
+                monitor=absolute(process, path) if path else "",
+            ),
         )
 
     def _obstacle(self, process: Process) -> str:
         """What the process alone says against moving it; empty when nothing."""
         if not process.mine:
-            return f"{process.name} runs as another user than the one Segue logs in as on {self.host}."
+            return (
+                f"{process.name} runs as {process.user}, and Segue is logged in on {self.host} as somebody else who is not root."
+            )
         if argv.qmp_path(process.line) is None:
             return no_monitor(process)
         if not argv.guest_name(process.line):
             return f"{process.name} has no name to be known by on both hosts; next time start it with -name guest=NAME."
         try:
-            argv.refuse_snapshot(process.line)
+            twin.refuse(process.line)
         except RefusedError as error:
             return str(error)
         return ""

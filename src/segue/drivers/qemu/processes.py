@@ -7,14 +7,19 @@ of what they print. Each is one constant script, with everything that varies as 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import posixpath
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from segue.core import argv
 from segue.core.argv import CommandLine
-from segue.errors import HypervisorError, PrepareFailed
+from segue.core.readconfig import expanded
+from segue.errors import CommandFailed, HypervisorError, PrepareFailed
 from segue.hosts import HostShell
 from segue.hosts.shell import checked
 
@@ -23,13 +28,15 @@ START_DEADLINE_S: Final = 20.0
 END_PATIENCE_S: Final = 5.0
 """For a QEMU that was told to quit to be gone (it takes 20 ms here); then it is killed and has as long again."""
 _STEP_S: Final = 0.02
+_ROOT: Final = "0"
 _KINDS: Final = ("qemu-system-", "qemu-kvm", "kvm")
 
-# A block of hexadecimal digits a QEMU, ended by a line with a dot, so that no name can be mistaken for anything else. Its fields
-# have a NUL between them: our uid, its uid, its line of /proc/PID/stat, program, directory (and a dot, which keeps its last
-# newline); last come its words, which hold NULs themselves. The fewer commands, the faster: 3 for each QEMU.
+# Two blocks of hexadecimal digits a QEMU, ended by lines with a comma and a dot, so that no name can be mistaken for anything
+# else. The fields of the first have a NUL between them: our uid and name, its uid, its user, its line of /proc/PID/stat, program,
+# directory (and a dot, which keeps its last newline); last come its words, which hold NULs themselves. The second is its
+# environment. The fewer commands, the faster: 4 for each QEMU.
 _LIST: Final = r"""
-me=$(id -u)
+me=$(id -u) myself=$(id -nu)
 grep -lsE 'qemu|kvm' /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ pid _; do
     [ ! -e "/proc/$pid/ns/pid" ] || [ "/proc/$pid/ns/pid" -ef /proc/self/ns/pid ] || continue
     program=$(readlink "/proc/$pid/exe")
@@ -38,24 +45,48 @@ grep -lsE 'qemu|kvm' /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ pid _; do
     stat= uid=
     read -r stat <"/proc/$pid/stat"
     while read -r key _ effective _; do [ "$key" = Uid: ] && uid=$effective && break; done <"/proc/$pid/status"
-    printf '%s\0' "$me" "$uid" "$stat" "$program" "$directory" | od -An -v -tx1 - "/proc/$pid/cmdline"
+    user=$myself
+    [ "$uid" = "$me" ] || user=$(id -nu "$uid") || user=$uid
+    printf '%s\0' "$me" "$myself" "$uid" "$user" "$stat" "$program" "$directory" | od -An -v -tx1 - "/proc/$pid/cmdline"
+    echo ,
+    od -An -v -tx1 "/proc/$pid/environ"
     echo .
 done 2>/dev/null
 exit 0
 """
-_FIXED_FIELDS: Final = 5
+_FIXED_FIELDS: Final = 7
+
+# What of an environment changes what QEMU does: its own variables, where it finds libraries, its clock's zone, how its C library
+# keeps memory. Nothing that could hold a secret.
+_MATTERS: Final = re.compile(
+    r"QEMU_\w+|LD_LIBRARY_PATH|LD_PRELOAD|TZ|TMPDIR|GLIBC_TUNABLES|MALLOC_\w+|G_SLICE|SLIRP_DEBUG|KRB5CCNAME"
+)
 
 # Starts a QEMU in a session of its own and waits until its monitor listens, or it has ended: neither is an event that a shell
-# could wait for. $1 log, $2 monitor, $3 directory. A socket that is left over is removed, one that somebody listens on is not.
-# A shell that is not interactive leaves its background jobs in its own process group, so setsid does not fork and $! is QEMU
-# itself. Prints that and its line of /proc/PID/stat.
+# could wait for. $1 log, $2 monitor, $3 directory, $4 user or nothing. A socket that is left over is removed, one that somebody
+# listens on is not. A shell that is not interactive leaves its background jobs in its own process group, so setsid does not fork
+# and $! is QEMU itself; it is also behind systemd-run --scope, which becomes what it runs. Where systemd ends a session with all
+# that is in it (KillUserProcesses=), a scope is left alone; a user's one outlives the login only with lingering.
+# Between bind and listen the socket is there and refuses; a name that /proc/net/unix cannot show whole is waited on for 0.1 s.
+# Prints the pid and its line of /proc/PID/stat.
 _START: Final = r"""
-log=$1 monitor=$2; cd -- "$3" || exit 1; shift 3
+log=$1 monitor=$2 directory=$3 user=$4; cd -- "$3" || exit 1; shift 4
 while read -r _ _ _ _ _ _ _ path; do
     [ "$path" != "$monitor" ] || { echo "somebody else listens on $monitor" >&2; exit 1; }
 done </proc/net/unix
 rm -f -- "$monitor"
 : >"$log" || exit 1
+if [ -n "$user" ]; then
+    group=$(id -g -- "$user") || exit 1
+    set -- setpriv --reuid="$user" --regid="$group" --init-groups -- "$@"
+fi
+if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null; then
+    if [ "$(id -u)" = 0 ]; then
+        set -- systemd-run --quiet --scope --collect --slice=machine.slice "$@"
+    elif [ -e "/var/lib/systemd/linger/$(id -nu)" ]; then
+        set -- systemd-run --quiet --scope --collect --user "$@"
+    fi
+fi
 setsid "$@" >>"$log" 2>&1 </dev/null &
 pid=$!
 until [ -S "$monitor" ]; do
@@ -65,6 +96,14 @@ until [ -S "$monitor" ]; do
     esac
     sleep 0.01
 done
+listens() {
+    while read -r _ _ _ flags _ _ _ path; do
+        case "$flags $path" in "00010000 $monitor" | "00010000 ${monitor#"$directory"/}") return 0 ;; esac
+    done </proc/net/unix
+    return 1
+}
+tries=0
+until listens || [ "$tries" = 10 ]; do tries=$((tries + 1)); sleep 0.01; done
 printf '%s\n%s' "$pid" "$stat"
 """
 
@@ -102,9 +141,12 @@ class Process:
     Attributes:
         pid: on its host.
         started: in clock ticks after its host's boot.
-        mine: it runs as the user that we are there.
-        cwd: its directory; empty where it may not be read.
-        line: its command line.
+        mine: it runs as the user that we are there, or we are root.
+        cwd: the directory it was started in, as far as it can be known; empty where it may not be read.
+        line: its command line, with what its ``-readconfig`` files say.
+        user: whom it runs as; empty for the user that we are there.
+        me: the user that we are there.
+        environment: what of its environment matters to QEMU.
     """
 
     pid: int
@@ -112,6 +154,9 @@ class Process:
     mine: bool
     cwd: str
     line: CommandLine
+    user: str = ""
+    me: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -133,20 +178,48 @@ async def found(shell: HostShell) -> list[Process]:
     """
     script = ["sh", "-c", _LIST]
     done = checked(shell.name, script, await shell.run(script, deadline_s=LIST_DEADLINE_S))
-    blocks = done.stdout.decode("ascii").split(".\n")[:-1]
-    return [process for block in blocks if (process := read_record(bytes.fromhex(block)))]
+    blocks = [block.partition(",\n") for block in done.stdout.decode("ascii").split(".\n")[:-1]]
+    records = ((bytes.fromhex(record), bytes.fromhex(environment)) for record, _, environment in blocks)
+    processes = [process for record in records if (process := read_record(*record))]
+    return list(await asyncio.gather(*(_with_files(shell, process) for process in processes)))
 
 
-def read_record(record: bytes) -> Process | None:
+async def _with_files(shell: HostShell, process: Process) -> Process:
+    """The process with what its ``-readconfig`` files say; one that cannot be read any more stays a name."""
+    names = process.line.all("readconfig")
+    texts: dict[str, str] = {}
+    for name in names:
+        with contextlib.suppress(CommandFailed):
+            content = await shell.read_file(posixpath.join(process.cwd or "/", name), deadline_s=LIST_DEADLINE_S)
+            texts[name] = os.fsdecode(content)
+    try:
+        return replace(process, line=expanded(process.line, texts)) if texts else process
+    except ValueError:  # it was changed since
+        return process
+
+
+def read_record(record: bytes, environment: bytes = b"") -> Process | None:
     """One record of the listing; ``None`` for what only looks like a QEMU, for libvirt's, and for what has gone meanwhile."""
     fields = [os.fsdecode(field) for field in record.split(b"\0", _FIXED_FIELDS)]
-    if len(fields) <= _FIXED_FIELDS or not fields[2]:
+    if len(fields) <= _FIXED_FIELDS or not fields[4]:
         return None
-    me, uid, stat, program, cwd, words = fields
+    me, myself, uid, user, stat, program, cwd, words = fields
     command = argv.parse(words.removesuffix("\0").split("\0"))
     if not posixpath.basename(program or command.program).startswith(_KINDS) or _is_libvirts(command):
         return None
-    return Process(pid=int(stat.split()[0]), started=_started(stat), mine=uid == me, cwd=cwd[:-1], line=command)
+    variables = dict(os.fsdecode(one).partition("=")[::2] for one in environment.split(b"\0") if b"=" in one)
+    # To daemonize is to leave the directory (os-posix.c, os_setup_post); the shell it was started from mostly said which it was.
+    left = command.has("daemonize", "chroot")
+    return Process(
+        pid=int(stat.split()[0]),
+        started=_started(stat),
+        mine=uid == me or me == _ROOT,
+        cwd=variables.get("PWD", "") if left and variables.get("PWD") else cwd[:-1],
+        line=command,
+        user="" if uid == me else user,
+        me=myself,
+        environment={name: text for name, text in variables.items() if _MATTERS.fullmatch(name)},
+    )
 
 
 def _started(stat: str) -> int:
@@ -164,15 +237,23 @@ def _is_libvirts(command: CommandLine) -> bool:
     return any(argv.get(value, "id") == "charmonitor" for value in command.all("chardev"))
 
 
-async def start(shell: HostShell, command: CommandLine, *, cwd: str, monitor: str) -> Process:
+async def start(shell: HostShell, command: CommandLine, *, monitor: str, like: Process) -> Process:
     """Start a QEMU in a session of its own, and wait until its monitor listens. Its output is kept beside the monitor.
+
+    Args:
+        shell: the host.
+        command: what to run.
+        monitor: the path of its monitor.
+        like: the process whose directory, user and environment it is to have.
 
     Raises:
         PrepareFailed: it ended at once; with its own words.
         HostUnreachable, AnswerNotSeen: it may or may not have been started.
     """
-    cwd = cwd or "/"
-    script = ["sh", "-c", _START, "sh", log_of(monitor), monitor, cwd, *command.words()]
+    cwd = like.cwd or "/"
+    variables = [f"{name}={text}" for name, text in sorted(like.environment.items())]
+    words = [*(["env", *variables] if variables else []), *command.words()]
+    script = ["sh", "-c", _START, "sh", log_of(monitor), monitor, cwd, _user(like), *words]
     done = await shell.run(script, deadline_s=START_DEADLINE_S)
     if done.status:
         raise PrepareFailed(
@@ -180,7 +261,14 @@ async def start(shell: HostShell, command: CommandLine, *, cwd: str, monitor: st
             hint=f"{shell.name} must have all that the guest's command line names, at the same paths.",
         )
     pid, stat = os.fsdecode(done.stdout).split("\n", 1)
-    return Process(pid=int(pid), started=_started(stat), mine=True, cwd=cwd, line=command)
+    return Process(
+        pid=int(pid), started=_started(stat), mine=True, cwd=cwd, line=command, user=like.user, environment=like.environment
+    )
+
+
+def _user(like: Process) -> str:
+    """Whom to start another one as; a QEMU with -runas becomes that user by itself."""
+    return "" if like.line.has("runas", "run-with") else like.user
 
 
 async def last_words(shell: HostShell, process: Process) -> str:
@@ -238,5 +326,5 @@ async def sweep(shell: HostShell, twin: Process) -> None:
 def _leftovers(process: Process) -> list[str]:
     """The files of a QEMU that stay when it has ended, its monitor first."""
     monitor = argv.qmp_path(process.line)
-    names = [*([monitor, log_of(monitor)] if monitor else []), *process.line.all("pidfile")]
-    return [posixpath.join(process.cwd or "/", name) for name in names]
+    names = [*([monitor, log_of(monitor)] if monitor else []), *process.line.all("pidfile"), *argv.sockets(process.line)]
+    return list(dict.fromkeys(posixpath.join(process.cwd or "/", name) for name in names))

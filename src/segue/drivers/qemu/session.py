@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import posixpath
+import shlex
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
@@ -19,6 +20,7 @@ from typing import Any, Final, Self
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
 
 from segue.core import argv
+from segue.core.argv import join_list
 from segue.drivers.qemu.processes import Process
 from segue.errors import AnswerNotSeen, HypervisorError
 from segue.hosts import HostShell
@@ -237,7 +239,8 @@ def absolute(process: Process, path: str) -> str:
 
 def no_monitor(process: Process) -> str:
     """What to say about a guest that nobody can ask to move."""
+    option = join_list([("", f"unix:/run/{process.name}.qmp"), ("server", "on"), ("wait", "off")])
     return (
-        f"{process.name} has no QMP socket, so nobody can ask it to move; next time start it with "
-        f"-qmp unix:/run/{process.name}.qmp,server=on,wait=off."
+        f"{process.name} has {argv.why_no_qmp(process.line)}, so nobody can ask it to move; next time start it with "
+        f"-qmp {shlex.quote(option)} besides."
     )
