@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -31,8 +32,14 @@ class Server(asyncssh.SSHServer):
         return True
 
 
+EXECUTING: set[asyncio.Task[Any]] = set()
+"""The server's commands; its fixture waits for them."""
+
+
 async def execute(process: asyncssh.SSHServerProcess[bytes]) -> None:
     """Run the command as sshd does, through a login shell whose own files print."""
+    if task := asyncio.current_task():
+        EXECUTING.add(task)
     login = f"echo 'Welcome!'; echo 'Mind the gap' >&2; {process.command}"
     child = await asyncio.create_subprocess_shell(
         login, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -72,6 +79,11 @@ async def target(tmp_path: Path) -> AsyncIterator[SshTarget]:
     yield SshTarget(host="127.0.0.1", port=port, user="root", identity=str(tmp_path / "id"), known_hosts=str(tmp_path / "known"))
     server.close()
     await server.wait_closed()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*EXECUTING, return_exceptions=True)
+    EXECUTING.clear()
+    await asyncio.sleep(0)  # a process that has ended closes its transport in the loop's next turn
+    await asyncio.sleep(0)
 
 
 @pytest.fixture(params=["local", "ssh"])
