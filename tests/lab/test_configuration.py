@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
+import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
-from segue.lab import Lab
+from segue.lab import Lab, guests
 from segue.lab.guests import GuestSpec, LabGuest
-from tests.lab.test_moves import segue_migrate
+from segue.lab.shell import Completed
+from tests.lab.conftest import SEGUE
+from tests.lab.test_moves import Ended, segue_migrate
 
 pytestmark = pytest.mark.lab
 
@@ -54,3 +61,60 @@ def test_a_definition_that_was_kept_does_not_stop_it_from_coming_back(lab: Lab, 
         ended = asyncio.run(segue_migrate(lab, NAME, there, "--keep-source"))
         assert ended.status == 0, ended.stderr
     virsh(lab, "beta", "undefine", NAME)
+
+
+def test_a_bare_guest_takes_its_launch_record_along_and_starts_from_it(lab: Lab, start_guest: Start) -> None:
+    start_guest(GuestSpec(name=NAME, host="alpha", kind="qemu", disk=True))
+    assert moved(lab, "beta").status == 0
+    assert not listed(lab, "beta")["persistent"]
+    assert moved(lab, "alpha", "--persist").status == 0
+    assert listed(lab, "alpha")["persistent"]
+    assert moved(lab, "beta", "--keep-source").status == 0
+    assert listed(lab, "beta")["persistent"]
+    assert listed(lab, "alpha")["state"] == "shut-off"
+    refused = started(lab, "alpha")
+    assert (refused.status, "beta has kept: running" in refused.stderr) == (3, True), refused.stderr
+    [(_, pid)] = guests.where(lab, NAME)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not guests.where(lab, NAME))
+    done = started(lab, "alpha")
+    assert done.status == 0, done.stderr
+    assert [host for host, _ in guests.where(lab, NAME)] == ["alpha"]
+    assert moved(lab, "beta").status == 0
+    assert [guest for guest in everything(lab, "alpha") if guest["name"] == NAME] == []
+
+
+def test_a_libvirt_guest_is_started_only_where_no_other_host_has_it(lab: Lab, start_guest: Start) -> None:
+    start_guest(GuestSpec(name=NAME, host="alpha", kind="libvirt"))
+    assert moved(lab, "beta", "--keep-source").status == 0
+    assert started(lab, "alpha").status == 3
+    virsh(lab, "beta", "destroy", NAME)
+    assert started(lab, "alpha").status == 0
+    assert [host for host, _ in guests.where(lab, NAME)] == ["alpha"]
+    virsh(lab, "beta", "undefine", NAME)
+
+
+def moved(lab: Lab, there: str, *options: str) -> Ended:
+    return asyncio.run(segue_migrate(lab, NAME, there, *options))
+
+
+def started(lab: Lab, host: str) -> Completed:
+    return asyncio.run(lab.run("admin", [SEGUE, "guest", "start", NAME, "--on", host], check=False))
+
+
+def everything(lab: Lab, host: str) -> list[dict[str, Any]]:
+    done = asyncio.run(lab.run("admin", [SEGUE, "guests", host, "--json"]))
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def listed(lab: Lab, host: str) -> dict[str, Any]:
+    [guest] = [guest for guest in everything(lab, host) if guest["name"] == NAME]
+    return guest
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    """Of other hosts' processes there is no event."""
+    until = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -157,6 +157,15 @@ class Hypervisor(Protocol):
         """What this host shows of the guest now. Never raises: an unreachable host is evidence too."""
         ...
 
+    async def start(self, guest: str) -> None:
+        """Start a guest from its definition there. Called only after no other host was seen to run it.
+
+        Raises:
+            HypervisorError: it has none there, or does not start; it does not run there.
+            AnswerNotSeen, HostUnreachable: it may run there.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close the connection. May be repeated."""
         ...

@@ -35,6 +35,7 @@ class Action(StrEnum):
     """From this intent on the destination may have run the guest, whatever came of it."""
     ANNOUNCE = "announce"
     END_SOURCE = "end-source"
+    DEFINE_DESTINATION = "define-destination"
     UNDEFINE_SOURCE = "undefine-source"
     END_DESTINATION = "end-destination"
     RESUME_SOURCE = "resume-source"

@@ -18,6 +18,7 @@ from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError
 
 T = TypeVar("T")
 
+START_DEADLINE_S: Final = 60.0
 QUERY_DEADLINE_S: Final = 10.0
 KEEPALIVE_S: Final = 5
 KEEPALIVE_COUNT: Final = 5
@@ -106,6 +107,10 @@ class LibvirtHypervisor:
             memory_bytes=domain.maxMemory() * units.KIB,
             persistent=bool(domain.isPersistent()),
         )
+
+    async def start(self, guest: str) -> None:
+        """Start a domain that is defined."""
+        await self.ask(lambda connection: connection.lookupByName(guest).create(), deadline_s=START_DEADLINE_S)
 
     async def evidence(self, guest: str) -> Evidence:
         """What libvirt shows of a domain. Never raises."""

@@ -23,7 +23,7 @@ from segue.core.evidence import Sighting
 from segue.core.model import JobStatus, MigrationSpec, Progress, Transport
 from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
-from segue.drivers.qemu import channel, fold, processes, setup, twin
+from segue.drivers.qemu import channel, fold, launch, processes, setup, twin
 from segue.drivers.qemu.channel import Channel
 from segue.drivers.qemu.hypervisor import QemuHypervisor
 from segue.drivers.qemu.processes import Process
@@ -421,6 +421,18 @@ class QemuAttempt:
         async with self._log.acting(Action.END_SOURCE, f"{self._source.host}, pid {leaving.pid}"):
             await self._quit(self._source, leaving)
         await self._close_channel(self._destination, self._arriving)
+        await self._redefine()
+
+    async def _redefine(self) -> None:
+        """Put the launch records where they were asked to be; the destination's first, so that one is always there."""
+        guest = self._spec.guest
+        defined = await launch.load(self._source.shell, guest) is not None
+        if self._spec.persists(defined=defined) and self._arriving is not None:
+            async with self._log.acting(Action.DEFINE_DESTINATION, self._destination.host):
+                await launch.save(self._destination.shell, guest, launch.of(self._arriving))
+        if self._spec.undefines(defined=defined):
+            async with self._log.acting(Action.UNDEFINE_SOURCE, self._source.host):
+                await launch.remove(self._source.shell, guest)
 
     async def _quit(self, host: QemuHypervisor, process: Process) -> None:
         """End a QEMU, see it gone, remove what it leaves. Harmless when it is gone already, also when another has its place."""

@@ -10,10 +10,10 @@ from typing import Final
 from segue.core import argv, twin
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import DriverKind, Guest, GuestProcess, GuestState, HostAddress, HostFacts
-from segue.drivers.qemu import fold, processes
+from segue.drivers.qemu import fold, launch, processes
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Sessions, absolute, no_monitor
-from segue.errors import HostUnreachable, HypervisorError, RefusedError, SegueError
+from segue.errors import HostUnreachable, HypervisorError, PrepareFailed, RefusedError, SegueError
 from segue.hosts import HostShell
 from segue.hosts.shell import checked
 
@@ -79,11 +79,42 @@ class QemuHypervisor:
         return found[0] if found else None
 
     async def guests(self) -> Sequence[Guest]:
-        """All QEMUs that libvirt does not manage."""
-        found = await processes.found(self.shell)
-        return sorted(await asyncio.gather(*(self._guest(process) for process in found)), key=lambda guest: guest.name)
+        """All QEMUs that libvirt does not manage, and those that are not there but have a launch record."""
+        found, known = await asyncio.gather(processes.found(self.shell), launch.known(self.shell))
+        records = {record.process.name: record for record in known}
+        running = await asyncio.gather(*(self._guest(process, persistent=process.name in records) for process in found))
+        names = {guest.name for guest in running}
+        resting = [self._resting(record.process) for name, record in records.items() if name not in names]
+        return sorted([*running, *resting], key=lambda guest: guest.name)
 
-    async def _guest(self, process: Process) -> Guest:
+    def _resting(self, process: Process) -> Guest:
+        return Guest(
+            name=process.name,
+            uuid=argv.uuid(process.line),
+            host=self.host,
+            driver=DriverKind.QEMU,
+            state=GuestState.SHUT_OFF,
+            memory_bytes=argv.memory_bytes(process.line),
+            persistent=True,
+        )
+
+    async def start(self, guest: str) -> None:
+        """Start it from its launch record."""
+        record = await launch.load(self.shell, guest)
+        if record is None:
+            raise HypervisorError(
+                f"{self.host} has no launch record of {guest}.",
+                host=self.host,
+                hint="A move with --persist leaves one where it arrives.",
+            )
+        process = record.process
+        monitor = absolute(process, argv.qmp_path(process.line) or f"/run/{guest}.qmp")
+        try:
+            await processes.start(self.shell, process.line, monitor=monitor, like=process)
+        except PrepareFailed as error:
+            raise HypervisorError(error.message, host=self.host, hint=error.hint) from error
+
+    async def _guest(self, process: Process, *, persistent: bool) -> Guest:
         state, obstacle = GuestState.UNKNOWN, self._obstacle(process)
         path = argv.qmp_path(process.line)
         if process.mine and path is not None:
@@ -100,6 +131,7 @@ class QemuHypervisor:
             driver=DriverKind.QEMU,
             state=state,
             memory_bytes=argv.memory_bytes(process.line),
+            persistent=persistent,
             obstacle=obstacle,
             process=GuestProcess(
                 pid=process.pid,

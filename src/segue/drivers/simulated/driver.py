@@ -50,6 +50,13 @@ class SimulatedHypervisor:
             if self._host in guest.copies
         ]
 
+    async def start(self, guest: str) -> None:
+        """Let a guest run that is defined here."""
+        copies = self.world.guests[guest].copies if guest in self.world.guests else {}
+        if copies.get(self._host) is not Sighting.DEFINED:
+            raise HypervisorError(f"{self._host} has no definition of {guest}.", host=self._host)
+        self.world.show(guest, self._host, Sighting.RUNNING)
+
     async def evidence(self, guest: str) -> Evidence:
         """What the world holds."""
         await asyncio.sleep(0)
