@@ -21,8 +21,8 @@ from segue.core.model import HostAddress
 
 LIBVIRT_TLS_PORT: Final = 16514
 """libvirtd.conf, ``tls_port``."""
-MIGRATION_PORT_MAX: Final = 49215
-"""qemu.conf, ``migration_port_max``; libvirt gives ports out from the lowest on."""
+MIGRATION_PORTS: Final = (49152, 49215)
+"""qemu.conf, ``migration_port_min`` and ``migration_port_max``; libvirt gives ports out from the lowest on."""
 DAY_MS: Final = 86_400_000
 
 
@@ -227,6 +227,11 @@ def tls_port(addresses: Iterable[HostAddress]) -> int:
     """The port on which a host's libvirt serves TLS: that of its ``qemu+tls://`` URI, else the usual one."""
     uris = (urlsplit(address.uri) for address in addresses)
     return next((uri.port for uri in uris if uri.scheme == "qemu+tls" and uri.port), LIBVIRT_TLS_PORT)
+
+
+def migration_ports(addresses: Iterable[HostAddress]) -> tuple[int, int]:
+    """The first and the last port on which a host's QEMU may listen for a guest."""
+    return next((address.migration_ports for address in addresses if address.migration_ports), MIGRATION_PORTS)
 
 
 # --- what is wrong

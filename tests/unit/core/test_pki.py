@@ -208,6 +208,14 @@ def test_the_port_is_that_of_the_tls_uri_or_the_usual_one(uris: list[str], port:
     assert pki.tls_port([address(uri) for uri in uris]) == port
 
 
+def test_qemus_ports_are_those_of_segue_toml_or_libvirts_own():
+    assert pki.migration_ports([address("qemu:///system")]) == (49152, 49215)
+    assert pki.migration_ports([address("qmp:///"), replace(address("qemu:///system"), migration_ports=(50000, 50009))]) == (
+        50000,
+        50009,
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "holds"),
     [

@@ -184,7 +184,7 @@ class Fleet:
         flawed = frozenset(finding.host for finding in findings)
         by_host = [[ring for ring in rings if ring.destination == host] for host in looked]
         for found in await asyncio.gather(*(self._ring(looked, group) for group in by_host if group)):
-            findings += [_failed(ring, why, flawed) for ring, why in found]
+            findings += [_failed(ring, why, flawed, self._hosts[ring.destination]) for ring, why in found]
         return Verified(findings=findings, handshakes=len(rings), silent=self.silent)
 
     async def _ring(self, looked: Mapping[str, Looked], rings: Sequence[Ring]) -> list[tuple[Ring, str]]:
@@ -196,7 +196,9 @@ class Fleet:
         qemu = [ring for ring in rings if ring.service is Service.QEMU]
         said = [(ring, await self._asked(ring, looked)) for ring in libvirt]
         try:
-            async with handshake.listener(self._shells[host], seen.qemu_user, seen.qemu_group, bind=bind) as port:
+            ports = pki.migration_ports(self._hosts[host])
+            listener = handshake.listener(self._shells[host], seen.qemu_user, seen.qemu_group, bind=bind, ports=ports)
+            async with listener as port:
                 said += [(ring, await self._asked(ring, looked, port)) for ring in qemu]
         except SegueError as error:
             said.append((qemu[0], str(error)))
@@ -328,19 +330,21 @@ def _rows(looked: Looked, now: int, warn_days: int) -> list[Row]:
     return rows + [pki.row(seen.host, str(identity), shown, now, warn_days) for identity, shown in seen.shown.items()]
 
 
-def _failed(ring: Ring, why: str, flawed: frozenset[str]) -> Finding:
+def _failed(ring: Ring, why: str, flawed: frozenset[str], addresses: Sequence[HostAddress]) -> Finding:
     """A handshake that did not succeed.
 
     Args:
         ring: which.
         why: in the words of who tried it.
         flawed: the hosts of which something else is wrong, too.
+        addresses: of the host that was to be reached.
     """
+    first, last = pki.migration_ports(addresses)
     there = ring.destination
     listen = "systemctl enable --now virtproxyd-tls.socket (or libvirtd-tls.socket)"
     fix = {
-        Service.LIBVIRT: f"on {there}: {listen}; let port {pki.LIBVIRT_TLS_PORT} through",
-        Service.QEMU: f"on {there}: install qemu-utils (Fedora: qemu-img), let ports 49152 to {pki.MIGRATION_PORT_MAX} through",
+        Service.LIBVIRT: f"on {there}: {listen}; let port {pki.tls_port(addresses)} through",
+        Service.QEMU: f"on {there}: install qemu-utils (Fedora: qemu-img), let ports {first} to {last} through",
     }[ring.service]
     if to_mend := sorted(flawed & {ring.source, there}):
         fix = f"first mend what else is wrong with {' and '.join(to_mend)}"

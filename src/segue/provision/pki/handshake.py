@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from segue.core.pki import MIGRATION_PORT_MAX
 from segue.errors import PkiError
 from segue.hosts import HostShell
 from segue.provision.pki.onhost import COMMAND_S
@@ -73,15 +72,19 @@ async def _try(source: HostShell, argv: Sequence[str]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def listener(host: HostShell, user: str, group: str, *, bind: str) -> AsyncIterator[int]:
-    """Somebody listens with QEMU's certificates on a host, on the port that is given; ended when the context is left.
+async def listener(host: HostShell, user: str, group: str, *, bind: str, ports: tuple[int, int]) -> AsyncIterator[int]:
+    """Somebody listens with QEMU's certificates on a host, at the end of a range of ports; ended when the context is left.
+
+    Yields:
+        On which port.
 
     Raises:
         PkiError: QEMU cannot listen there; with its own words.
     """
-    ports = [str(MIGRATION_PORT_MAX - number) for number in range(3)]
+    first, last = ports
+    tried = [str(port) for port in range(last, max(first, last - 2) - 1, -1)]  # where a migration comes last
     script = _LISTEN.replace("$CREDENTIALS", f"{_CREDENTIALS}server")
-    argv = ["sh", "-c", script, "sh", user, group, str(LISTEN_S), bind, *ports]
+    argv = ["sh", "-c", script, "sh", user, group, str(LISTEN_S), bind, *tried]
     done = await host.run(argv, deadline_s=COMMAND_S)
     if done.status:
         lines = done.complaint.splitlines()
