@@ -118,7 +118,7 @@ def issue(
 
 @app.command("install")
 def install(host: Host, *, as_json: Json = False) -> None:
-    """Put what was issued on its host, all at once or not at all, and let its libvirt read it. No guest notices.
+    """Put what was issued on its host, all at once or not at all, and let its libvirt read it.
 
     \b
     Examples:
@@ -240,7 +240,7 @@ def rotate(
     """Go over to a new CA, host by host: all trust it beside the old, then show what it signed; later --finish drops the old.
 
     It needs every host of segue.toml. Interrupted, it goes on from what it finds when it is called again. No connection is
-    closed, and no migration notices. Hosts that have certificates of somebody else's CA go over to yours in the same way.
+    closed. Hosts that have certificates of somebody else's CA go over to yours in the same way.
 
     \b
     Examples:

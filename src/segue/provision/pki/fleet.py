@@ -273,7 +273,7 @@ class Fleet:
             case Turn.RENEW:
                 had = authority.issued(host) if host in authority.hosts() else None
                 names = _names(had, self._hosts[host], seen)
-                # With the same keys each rename leaves a pair that belongs together: whoever connects meanwhile notices nothing.
+                # With the same keys each rename leaves a pair that belongs together, for whoever reads them meanwhile.
                 keeping = had if had and _is_shown(had, seen) else None
                 issued = authority.issue(host, names, days=days, by=new, keeping=keeping)
                 files = onhost.identity_files(issued, seen.qemu_user)

@@ -271,7 +271,8 @@ def identity_files(issued: Issued, qemu: str) -> list[Placed]:
 async def reload(shell: HostShell, port: int) -> bool:
     """Let a libvirt daemon that serves TLS on that port read its files again; connections that are open stay open.
 
-    QEMU needs nothing: each migration reads them when it begins.
+    QEMU needs nothing: each migration reads them when it begins. libvirtd 9.0.0 can die of it while somebody shakes hands with it
+    (seen once, SIGSEGV in GnuTLS): docs/guide/certificates.md.
 
     Returns:
         Whether there was such a daemon.
