@@ -24,6 +24,7 @@
     ├── HypervisorError       hypervisor         libvirt or QEMU answered with an error                  (wrapped)
     │   └── AnswerNotSeen     answer-not-seen    asked, and the answer never came: done or not is open   (wrapped)
     ├── CommandFailed         command-failed     a command on a host ended with a non-zero status        (wrapped)
+    ├── PkiError              pki                the CA or a certificate cannot be used; nothing half-done    exit 1
     └── LabError              lab                the lab cannot do that                                  exit 1
 
 What may live here: error types and their texts; no I/O, no import from the rest of Segue.
@@ -245,6 +246,12 @@ class LeaseLost(SegueError):
     """Another process has taken this migration over; this one acts no more."""
 
     code = "lease-lost"
+
+
+class PkiError(SegueError):
+    """The CA, a key or a certificate cannot be used, or cannot be put where it belongs; nothing was done by halves."""
+
+    code = "pki"
 
 
 class LabError(SegueError):

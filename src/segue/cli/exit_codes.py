@@ -11,7 +11,7 @@ from segue.core.model import Outcome, OutcomeKind
 
 MEANINGS: Final = {
     0: "done; for migrate: moved, and evidence of both hosts proves it",
-    1: "failed; the guest runs on the source",
+    1: "failed; for migrate: the guest runs on the source; for a look: something is not as it should be",
     2: "usage: the words of the call or segue.toml are wrong; nothing was touched",
     3: "refused after a look at the hosts; nothing was touched",
     4: "cancelled; the guest runs on the source and nothing is left on the destination",

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from segue.cli import guest, guests, history, hosts, lab, migrate, recover, show, steer, watch
+from segue.cli import guest, guests, history, hosts, lab, migrate, pki, recover, show, steer, watch
 from segue.errors import SegueError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("recover")(recover.recover)
 app.command("show")(show.show)
 app.command("history")(history.history)
 app.add_typer(guest.app, name="guest")
+app.add_typer(pki.app, name="pki")
 app.add_typer(lab.app, name="lab")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
-from segue.core.model import HostAddress
+from segue.core.model import DriverKind, HostAddress
 from segue.errors import UsageError
 from segue.hosts.local import LocalShell
 from segue.hosts.shell import HostShell
@@ -22,6 +24,26 @@ async def reach(address: HostAddress, *, deadline_s: float) -> HostShell:
     if target is None:
         return LocalShell(address.name)
     return await SshShell.connect(address.name, target, deadline_s=deadline_s)
+
+
+def way_in(addresses: Sequence[HostAddress]) -> HostAddress:
+    """The address by which to log in to a host: that of its bare guests, else ssh to where its libvirt is.
+
+    Raises:
+        UsageError: none of them says where the host is.
+    """
+    for address in addresses:
+        if address.driver is DriverKind.QEMU:
+            return address
+    [address] = addresses[:1]
+    uri = urlsplit(address.uri)
+    way = "qmp:///"
+    if uri.netloc:
+        login = (
+            uri.netloc if uri.scheme.endswith("+ssh") else f"[{uri.hostname}]" if ":" in (uri.hostname or "") else uri.hostname
+        )
+        way = f"qmp+ssh://{login}/"
+    return replace(address, uri=way, driver=DriverKind.QEMU)
 
 
 def ssh_target(address: HostAddress) -> SshTarget | None:

@@ -182,4 +182,5 @@ async def _readable(fd: int) -> None:
 def environment(layout: Layout) -> list[str]:
     """What a command inside the lab finds in its environment: this segue, and what belongs to this lab."""
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-    return [f"PATH={path}", f"SEGUE_LAB={layout.name}", f"SEGUE_CONFIG={layout.config}", f"SEGUE_STATE={layout.written}"]
+    own = {"SEGUE_CONFIG": layout.config, "SEGUE_STATE": layout.written, "SEGUE_PKI": layout.pki}
+    return [f"PATH={path}", f"SEGUE_LAB={layout.name}", *(f"{name}={place}" for name, place in own.items())]

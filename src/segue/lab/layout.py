@@ -69,6 +69,11 @@ class Layout:
         return self.root / "written"
 
     @property
+    def pki(self) -> Path:
+        """Where the lab's segue keeps its CA."""
+        return self.root / "pki"
+
+    @property
     def config(self) -> Path:
         """The segue.toml of this lab."""
         return self.root / "segue.toml"

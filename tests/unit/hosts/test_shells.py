@@ -16,7 +16,7 @@ import pytest
 from segue.core.model import DriverKind, HostAddress
 from segue.errors import AnswerNotSeen, CommandFailed, HostUnreachable, HypervisorError, UsageError
 from segue.hosts import HostShell, LocalShell, SshShell, SshTarget
-from segue.hosts.reach import ssh_target
+from segue.hosts.reach import ssh_target, way_in
 from segue.hosts.shell import write_command
 
 ODD = ["a b", "it's", '"$HOME"', "$(touch /tmp/no)", "`id`", "two\nlines", "; exit 9", "*", "", "ünï", "\udcff", "-n"]
@@ -293,3 +293,21 @@ async def test_lines_come_as_they_are_written(shell: HostShell, tmp_path: Path):
 async def test_who_stops_reading_lines_does_not_wait_for_the_rest(shell: HostShell):
     async with asyncio.timeout(10), shell.lines(["sh", "-c", "echo one; seq 1000"]) as lines:
         assert await anext(lines) == b"one\n"
+
+
+@pytest.mark.parametrize(
+    ("uris", "way"),
+    [
+        (["qemu+tls://beta:16514/system", "qmp+ssh://root@b/"], "qmp+ssh://root@b/"),
+        (["qemu+ssh://root@beta:2222/system"], "qmp+ssh://root@beta:2222/"),
+        (["qemu+tls://beta:16514/system"], "qmp+ssh://beta/"),
+        (["qemu+tcp://[fd00::2]/system"], "qmp+ssh://[fd00::2]/"),
+        (["qemu:///system"], "qmp:///"),
+    ],
+)
+def test_a_host_is_entered_as_its_bare_guests_are_or_by_ssh_to_its_libvirt(uris, way):
+    kinds = {True: DriverKind.QEMU, False: DriverKind.LIBVIRT}
+    addresses = [HostAddress(name="b", uri=uri, driver=kinds[uri.startswith("qmp")], ssh_identity="k") for uri in uris]
+    found = way_in(addresses)
+    assert (found.uri, found.driver, found.ssh_identity) == (way, DriverKind.QEMU, "k")
+    ssh_target(found)
