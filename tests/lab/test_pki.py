@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from segue import units
 from segue.core.pki import CERTIFICATE, FILES, KEY, TRUST, Flaw, Identity, Role, Service
 from segue.lab import Lab, down, guests, up
 from segue.lab.guests import GuestSpec
@@ -119,6 +120,32 @@ def test_virsh_connects_both_ways_and_everything_is_well(lab: Lab) -> None:
     done = ok(lab, "verify")
     assert done.stdout == ""
     assert "8 handshakes between them succeeded" in done.stderr
+
+
+@pytest.mark.parametrize(("kind", "control"), [("qemu", "direct"), ("libvirt", "direct"), ("libvirt", "p2p")])
+def test_guests_are_moved_by_tls_both_ways(lab: Lab, kind: str, control: str) -> None:
+    guest = asyncio.run(guests.start(lab, GuestSpec(name="sealed", host="alpha", kind=kind, touch_bytes=16 * units.MIB)))
+    try:
+        for there in ("beta", "alpha"):
+            words = ["migrate", guest.name, there, "--transport", "tls", "--control", control]
+            moved = asyncio.run(lab.run("admin", [SEGUE, *words], check=False, deadline_s=60))
+            assert moved.status == 0, moved.stderr
+            assert [host for host, _ in guests.where(lab, guest.name)] == [there]
+    finally:
+        asyncio.run(guests.stop(lab, guest.name))
+
+
+@pytest.mark.parametrize("kind", ["qemu", "libvirt"])
+def test_a_destination_with_another_name_gets_no_guest(mended: Lab, kind: str) -> None:
+    guest = asyncio.run(guests.start(mended, GuestSpec(name="sealed", host="beta", kind=kind)))
+    put(mended, made(mended, names=("elsewhere",)))
+    try:
+        moved = asyncio.run(mended.run("admin", [SEGUE, "migrate", guest.name, "alpha", "--transport", "tls"], check=False))
+        assert moved.status == 1, moved.stderr
+        assert ("TLS" if kind == "libvirt" else "10.77.0.11") in moved.stderr
+        assert [host for host, _ in guests.where(mended, guest.name)] == ["beta"]
+    finally:
+        asyncio.run(guests.stop(mended, guest.name))
 
 
 def test_virt_pki_validate_finds_nothing_but_that_the_clients_key_is_closed(lab: Lab) -> None:
