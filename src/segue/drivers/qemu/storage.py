@@ -1,0 +1,339 @@
+"""The disks of one migration that only the source can reach: copied while the guest runs, handed over while it stands.
+
+The destination's QEMU opens an empty file for each and exports it (NBD); the source's mirrors its disk there. A mirror that has
+caught up follows what the guest writes. At the switchover QEMU stops the guest and waits (pause-before-switchover): the mirrors
+are drained and ended, the exports closed, and only then does the source hand the guest over. Until the destination is told to
+run, its files are copies that nobody needs: the source's own disks were never let go of.
+
+All that is made in a QEMU has a name that begins with ``segue-``, and a file that was made here has a second name that ends in
+the migration's id. So what a process that died had begun is found by looking, and nothing else is ever touched.
+What may live here: `DiskCopy`. Decisions are in `core.storage`, what is read and run in `disks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from segue.core import storage
+from segue.core.ports import ActionLog
+from segue.core.record import Action
+from segue.core.storage import Copied, CopyStorage, Disk, Target
+from segue.drivers.qemu import disks
+from segue.drivers.qemu.session import Session
+from segue.errors import AnswerNotSeen, HypervisorError, RefusedError
+from segue.hosts import HostShell
+
+PORTS: Final = range(49152, 49216)
+"""Those of libvirt (qemu.conf, migration_port_min and _max): a firewall that lets its migrations through lets these, too."""
+PROBE_DEADLINE_S: Final = 5.0
+DRAIN_DEADLINE_S: Final = 5.0
+"""For mirrors that had caught up to write their last, while the guest stands: 5 to 12 ms were seen. After this long the link is
+broken, and it is better to let the guest go on where it was."""
+END_DEADLINE_S: Final = 20.0
+_NEWS_S: Final = 0.02
+"""While the guest stands, each ms is downtime; QEMU's events come in between."""
+# Words of its own, so that no shell reads them; bash because a plain sh opens no connection.
+_PROBE: Final = ["timeout", f"{PROBE_DEADLINE_S:g}", "bash", "-c", 'exec 3<>"/dev/tcp/$0/$1"']
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyWish:
+    """How disks are to be copied.
+
+    Attributes:
+        how: all of them, or the topmost files only.
+        limit_bps: at most this many bytes per second for all disks together; ``None``: no limit.
+        synchronous: a write of the guest is done when it is on both sides, from the beginning. A guest that writes faster than
+            the link carries then waits, and always converges; but it also waits when the link is broken.
+        ports: of the destination, where its disks may be exported; the first free one is taken.
+        paths: source path → destination path, for disks that get another; all others keep theirs.
+    """
+
+    how: CopyStorage
+    limit_bps: int | None = None
+    synchronous: bool = False
+    ports: tuple[int, ...] = tuple(PORTS)
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+
+class DiskCopy:
+    """The disks of one migration. Every method may be called again, and those of the way back also by who did not begin it.
+
+    Args:
+        wish: how.
+        migration: its id.
+        source, destination: the ways to both hosts.
+        log: is told each action before it is done.
+    """
+
+    def __init__(self, wish: CopyWish, migration: str, source: HostShell, destination: HostShell, log: ActionLog) -> None:
+        self._wish = wish
+        self._migration = migration
+        self._source = source
+        self._destination = destination
+        self._log = log
+        self._targets: tuple[Target, ...] = ()
+        self._paths: tuple[str, ...] = ()
+        self._server: tuple[str, int] = ("", 0)
+        self._speeds: dict[str, int] = {}
+
+    # the way there
+
+    async def create(self, here: Session, cwd: str) -> None:
+        """See which disks have to be copied, and make an empty file for each, before the destination is started.
+
+        Args:
+            here: the source's monitor.
+            cwd: its QEMU's directory.
+
+        Raises:
+            RefusedError: it cannot work; nothing was made.
+            PrepareFailed: a file cannot be made; `remove` takes away the others.
+        """
+        found = await disks.of_guest(here, cwd)
+        where = {disk.key: self._there(disk.path) for disk in found}
+        places = await disks.shown(self._source, self._destination, found, where, self._migration)
+        self._targets = storage.targets(self._wish.how, found, places, destination=self._destination.name)
+        self._paths = tuple(target.place.path for target in self._targets)
+        for target in self._targets:
+            path = target.place.path
+            async with self._log.acting(Action.CREATE_DISK, f"{self._destination.name}:{path}"):
+                await disks.create(self._destination, target, disks.ours(path, self._migration))
+            if target.keeps_backing:
+                below = await disks.layers(self._destination, path)
+                if why := storage.different_base(target.disk, below):
+                    raise RefusedError(f"{why}.", hint="Copy all of it (--copy-storage all), or bring the same files there.")
+
+    async def export(self, there: Session, cwd: str, address: str) -> None:
+        """Let the destination's QEMU, which waits for the guest, take data for its disks.
+
+        That makes them active while the guest is still elsewhere (QEMU, blk_exp_add): it is told to run only after `hand_over`.
+
+        Args:
+            there: the destination's monitor.
+            cwd: its QEMU's directory.
+            address: an IP address of it that the source reaches.
+
+        Raises:
+            HypervisorError: it has not the disks that it should have, or cannot export them.
+        """
+        if not self._targets:
+            return
+        nodes = self._nodes(await disks.of_guest(there, cwd))
+        async with self._log.acting(Action.EXPORT_DISKS, f"{self._destination.name} at {address}"):
+            self._server = (address, await self._serve(there, address))
+            for target in self._targets:
+                options = {"type": "nbd", "id": target.name, "name": target.name, "node-name": nodes[target.disk.key]}
+                await there.execute("block-export-add", {**options, "writable": True})
+
+    def _nodes(self, found: tuple[Disk, ...]) -> dict[str, str]:
+        known = {disk.key: disk for disk in found}
+        for target in self._targets:
+            disk = known.get(target.disk.key)
+            if disk is None or disk.path != target.place.path:
+                raise HypervisorError(
+                    f"QEMU on {self._destination.name} has not opened {target.place.path} as its disk {target.disk.key}"
+                    f"{f', but {disk.path}' if disk else ''}.",
+                    host=self._destination.name,
+                )
+        return {key: disk.node for key, disk in known.items()}
+
+    async def _serve(self, there: Session, address: str) -> int:
+        """Listen on the first port that is free, as QEMU does not say which it got when the choice is its own."""
+        refused: HypervisorError | None = None
+        for port in self._wish.ports:
+            server = {"type": "inet", "data": {"host": address, "port": str(port)}}
+            try:
+                await there.execute("nbd-server-start", {"addr": server, "max-connections": len(self._targets) + 1})
+            except AnswerNotSeen:
+                raise
+            except HypervisorError as error:
+                refused = error
+            else:
+                return port
+        raise HypervisorError(
+            f"{self._destination.name} has no free port at {address} for its disks"
+            f"{f': {refused.raw}' if refused else ', as none was given'}.",
+            host=self._destination.name,
+        )
+
+    async def start(self, here: Session) -> None:
+        """Begin to copy. `follow` then tells how far it is.
+
+        Raises:
+            HypervisorError: the destination's port cannot be reached, or QEMU refuses something.
+        """
+        if not self._targets:
+            return
+        host, port = self._server
+        await self._probe(host, port)
+        server = {"type": "inet", "host": host, "port": str(port)}
+        mode = "write-blocking" if self._wish.synchronous else "background"
+        self._speeds = storage.speeds(self._wish.limit_bps, Copied(running=tuple(target.name for target in self._targets)))
+        async with self._log.acting(Action.MIRROR_DISKS, f"{self._source.name} to {host} port {port}"):
+            for target in self._targets:
+                name = target.name
+                node = {"driver": "nbd", "node-name": name, "server": server, "export": name, "discard": "unmap"}
+                await here.execute("blockdev-add", node)
+                job = {"job-id": name, "device": target.disk.node, "target": name, "sync": target.sync, "copy-mode": mode}
+                # It stays when it ends, so that its error is found by looking, and no error of a copy stops the guest.
+                ends = {"auto-dismiss": False, "on-source-error": "report", "on-target-error": "report"}
+                await here.execute("blockdev-mirror", {**job, **ends, "speed": self._speeds[name]})
+
+    async def _probe(self, host: str, port: int) -> None:
+        """See that the source reaches the port: its QEMU stands still, with the guest, while it connects."""
+        done = await self._source.run([*_PROBE, host, str(port)], deadline_s=2 * PROBE_DEADLINE_S)
+        if done.status:
+            raise HypervisorError(
+                f"{self._source.name} cannot reach {self._destination.name} at {host} port {port}, where its disks are to go.",
+                host=self._source.name,
+                raw=done.complaint,
+                hint=f"Let TCP ports {self._wish.ports[0]} to {self._wish.ports[-1]} of {self._destination.name} through.",
+            )
+
+    async def follow(self, here: Session) -> Copied:
+        """How far the copying is. The limit is shared anew when a disk is done.
+
+        Raises:
+            HypervisorError: a disk is not copied any more. The guest is not harmed.
+        """
+        copied = disks.copied(await here.execute("query-jobs"))
+        if copied.broken:
+            raise HypervisorError(
+                f"A disk is no longer copied to {self._destination.name} ({copied.broken}).",
+                host=self._source.name,
+                raw=copied.broken,
+            )
+        await self._keep_limit(here, copied)
+        return copied
+
+    async def set_limit(self, here: Session, bps: int | None) -> None:
+        """From now on all disks together are copied at most this fast; ``None``: without a limit."""
+        self._wish = replace(self._wish, limit_bps=bps)
+        await self._keep_limit(here, disks.copied(await here.execute("query-jobs")))
+
+    async def _keep_limit(self, here: Session, copied: Copied) -> None:
+        wanted = storage.speeds(self._wish.limit_bps, copied)
+        changed = {name: speed for name, speed in wanted.items() if self._speeds.get(name) != speed}
+        if not changed:
+            return
+        async with self._log.acting(Action.TUNE, ", ".join(f"{name} {speed or 'any'} B/s" for name, speed in changed.items())):
+            for name, speed in changed.items():
+                await here.execute("block-job-set-speed", {"device": name, "speed": speed})
+                self._speeds[name] = speed
+
+    # the switchover
+
+    async def hand_over(self, here: Session, there: Session) -> None:
+        """Let the source, which has stopped the guest before the switchover, go on when the disks are whole on the destination.
+
+        A mirror that had caught up ends with all written there when it is cancelled (qapi/block-core.json, block-job-cancel).
+
+        Raises:
+            HypervisorError: a disk is not whole there, or its link is broken. The guest stands on the source, and goes on there
+                when the migration is cancelled.
+        """
+        async with self._log.acting(Action.HAND_DISKS_OVER, f"{self._source.name} to {self._destination.name}"):
+            for job in disks.read_jobs(await here.execute("query-jobs")):
+                if job.get("status") not in disks.ENDED:
+                    await here.execute("block-job-cancel", {"device": job["id"]})
+            await self._drained(here)
+            await self._forget(here)
+            await self._stop_exporting(there)
+            await here.execute("migrate-continue", {"state": "pre-switchover"})
+
+    async def _drained(self, here: Session) -> None:
+        async with self._within(DRAIN_DEADLINE_S, "The last writes of the guest are not on"):
+            while jobs := disks.read_jobs(await here.execute("query-jobs")):
+                if all(job.get("status") in disks.ENDED for job in jobs):
+                    break
+                await here.woken(timeout_s=_NEWS_S)
+        # One that had not caught up ends as cancelled, which is an error to QEMU (job.c, job_update_rc).
+        if why := "; ".join(f"{job['id']}: {job['error']}" for job in jobs if job.get("error")):
+            raise HypervisorError(f"A disk is not whole on {self._destination.name} ({why}).", host=self._source.name, raw=why)
+
+    async def close(self, there: Session) -> None:
+        """See that nobody can write to the destination's disks any more, before it is told to run. Harmless when it is so.
+
+        Raises:
+            HypervisorError: somebody still can.
+        """
+        if disks.own_exports(await there.execute("query-block-exports")):
+            async with self._log.acting(Action.CLOSE_EXPORTS, self._destination.name):
+                await self._stop_exporting(there)
+
+    async def _stop_exporting(self, there: Session) -> None:
+        if not disks.own_exports(await there.execute("query-block-exports")):
+            return
+        await there.execute("nbd-server-stop")  # it answers when all exports are closed (blockdev-nbd.c)
+
+    # the way back, and the end
+
+    async def find(self, session: Session, cwd: str, *, on_destination: bool) -> None:
+        """Learn from a QEMU where this migration's files are, for who has not begun it."""
+        found = await disks.of_guest(session, cwd)
+        self._paths = tuple(disk.path if on_destination else self._there(disk.path) for disk in found)
+        if not on_destination:
+            await disks.unmark(self._source, [disk.path for disk in found], self._migration)
+
+    async def abandon(self, here: Session) -> None:
+        """End the mirrors and remove what they were made of; the guest's own disks are as they were before. Harmless twice.
+
+        Raises:
+            AnswerNotSeen: they do not end.
+        """
+        jobs = disks.read_jobs(await here.execute("query-jobs"))
+        nodes = disks.own_nodes(await here.execute("query-named-block-nodes", {"flat": True}))
+        if not jobs and not nodes:
+            return
+        async with self._log.acting(Action.END_MIRRORS, self._source.name):
+            for job in jobs:
+                with contextlib.suppress(HypervisorError):  # it has ended meanwhile; whether all have is seen below
+                    await here.execute("block-job-cancel", {"device": job["id"], "force": True})
+            async with self._within(END_DEADLINE_S, "The copying of disks does not end to"):
+                while any(job.get("status") not in disks.ENDED for job in disks.read_jobs(await here.execute("query-jobs"))):
+                    await here.woken(timeout_s=_NEWS_S)
+            await self._forget(here)
+
+    async def _forget(self, here: Session) -> None:
+        for job in disks.read_jobs(await here.execute("query-jobs")):
+            await here.execute("job-dismiss", {"id": job["id"]})
+        for node in disks.own_nodes(await here.execute("query-named-block-nodes", {"flat": True})):
+            await here.execute("blockdev-del", {"node-name": node})
+
+    async def remove(self) -> None:
+        """Remove the files that this migration made, and no other; only after the destination was seen to be gone.
+
+        Raises:
+            CommandFailed: one stays.
+        """
+        if self._paths:
+            async with self._log.acting(Action.REMOVE_DISKS, f"{self._destination.name}: {', '.join(self._paths)}"):
+                await disks.remove(self._destination, self._paths, self._migration)
+
+    async def keep(self) -> None:
+        """The guest runs there: its files are its own from now on. The source's stay where they are, and grow old.
+
+        Raises:
+            CommandFailed: a second name stays.
+        """
+        if self._paths:
+            async with self._log.acting(Action.KEEP_DISKS, f"{self._destination.name}: {', '.join(self._paths)}"):
+                await disks.keep(self._destination, self._paths, self._migration)
+
+    def _there(self, path: str) -> str:
+        return self._wish.paths.get(path, path)
+
+    @contextlib.asynccontextmanager
+    async def _within(self, deadline_s: float, words: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(deadline_s):
+                yield
+        except TimeoutError:
+            raise AnswerNotSeen(
+                f"{words} {self._destination.name} after {deadline_s:g} s.", host=self._destination.name
+            ) from None
