@@ -46,7 +46,6 @@ class Action(StrEnum):
     MIRROR_DISKS = "mirror-disks"
     HAND_DISKS_OVER = "hand-disks-over"
     """The guest stands: the mirrors are drained and ended, the exports closed, and the source goes on to hand the guest over."""
-    CLOSE_EXPORTS = "close-exports"
     END_MIRRORS = "end-mirrors"
     REMOVE_DISKS = "remove-disks"
     KEEP_DISKS = "keep-disks"

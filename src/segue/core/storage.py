@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -31,6 +31,35 @@ class CopyStorage(StrEnum):
     """All that the guest sees of a disk; what lay in a chain of files is one file afterwards."""
     INC = "inc"
     """The topmost file only; the files below it have to be on the destination already."""
+
+
+PORTS: Final = range(49152, 49216)
+"""Those of libvirt (qemu.conf, migration_port_min and _max): a firewall that lets its migrations through lets these, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyWish:
+    """How disks are to be copied.
+
+    Attributes:
+        how: all of them, or the topmost files only.
+        limit_bps: at most this many bytes per second for all disks together; ``None``: no limit.
+        synchronous: a write of the guest is done when it is on both sides, from the beginning. A guest that writes faster than
+            the link carries then waits, and always converges; but it also waits when the link is broken.
+        port: of the destination, where its disks are exported; 0: the first free one of `PORTS`.
+        paths: source path → destination path, for disks that get another; all others keep theirs.
+    """
+
+    how: CopyStorage
+    limit_bps: int | None = None
+    synchronous: bool = False
+    port: int = 0
+    paths: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ports(self) -> Sequence[int]:
+        """Those that may be used, in the order in which they are tried."""
+        return (self.port,) if self.port else PORTS
 
 
 class Seen(StrEnum):

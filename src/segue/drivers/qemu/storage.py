@@ -14,21 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Final
 
 from segue.core import storage
 from segue.core.ports import ActionLog
 from segue.core.record import Action
-from segue.core.storage import Copied, CopyStorage, Disk, Target
+from segue.core.storage import Copied, CopyWish, Disk, Target
 from segue.drivers.qemu import disks
 from segue.drivers.qemu.session import Session
 from segue.errors import AnswerNotSeen, HypervisorError, RefusedError
 from segue.hosts import HostShell
 
-PORTS: Final = range(49152, 49216)
-"""Those of libvirt (qemu.conf, migration_port_min and _max): a firewall that lets its migrations through lets these, too."""
 PROBE_DEADLINE_S: Final = 5.0
 DRAIN_DEADLINE_S: Final = 5.0
 """For mirrors that had caught up to write their last, while the guest stands: 5 to 12 ms were seen. After this long the link is
@@ -38,26 +36,6 @@ _NEWS_S: Final = 0.02
 """While the guest stands, each ms is downtime; QEMU's events come in between."""
 # Words of its own, so that no shell reads them; bash because a plain sh opens no connection.
 _PROBE: Final = ["timeout", f"{PROBE_DEADLINE_S:g}", "bash", "-c", 'exec 3<>"/dev/tcp/$0/$1"']
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyWish:
-    """How disks are to be copied.
-
-    Attributes:
-        how: all of them, or the topmost files only.
-        limit_bps: at most this many bytes per second for all disks together; ``None``: no limit.
-        synchronous: a write of the guest is done when it is on both sides, from the beginning. A guest that writes faster than
-            the link carries then waits, and always converges; but it also waits when the link is broken.
-        ports: of the destination, where its disks may be exported; the first free one is taken.
-        paths: source path → destination path, for disks that get another; all others keep theirs.
-    """
-
-    how: CopyStorage
-    limit_bps: int | None = None
-    synchronous: bool = False
-    ports: tuple[int, ...] = tuple(PORTS)
-    paths: Mapping[str, str] = field(default_factory=dict)
 
 
 class DiskCopy:
@@ -156,8 +134,7 @@ class DiskCopy:
             else:
                 return port
         raise HypervisorError(
-            f"{self._destination.name} has no free port at {address} for its disks"
-            f"{f': {refused.raw}' if refused else ', as none was given'}.",
+            f"{self._destination.name} has no free port at {address} for its disks{f': {refused.raw}' if refused else ''}.",
             host=self._destination.name,
         )
 
@@ -243,11 +220,12 @@ class DiskCopy:
                     await here.execute("block-job-cancel", {"device": job["id"]})
             await self._drained(here)
             await self._forget(here)
-            await self._stop_exporting(there)
+            if disks.own_exports(await there.execute("query-block-exports")):
+                await there.execute("nbd-server-stop")  # it answers when all exports are closed (blockdev-nbd.c)
             await here.execute("migrate-continue", {"state": "pre-switchover"})
 
     async def _drained(self, here: Session) -> None:
-        async with self._within(DRAIN_DEADLINE_S, "The last writes of the guest are not on"):
+        async with self._within(DRAIN_DEADLINE_S, "The guest's last writes are not all on"):
             while jobs := disks.read_jobs(await here.execute("query-jobs")):
                 if all(job.get("status") in disks.ENDED for job in jobs):
                     break
@@ -255,21 +233,6 @@ class DiskCopy:
         # One that had not caught up ends as cancelled, which is an error to QEMU (job.c, job_update_rc).
         if why := "; ".join(f"{job['id']}: {job['error']}" for job in jobs if job.get("error")):
             raise HypervisorError(f"A disk is not whole on {self._destination.name} ({why}).", host=self._source.name, raw=why)
-
-    async def close(self, there: Session) -> None:
-        """See that nobody can write to the destination's disks any more, before it is told to run. Harmless when it is so.
-
-        Raises:
-            HypervisorError: somebody still can.
-        """
-        if disks.own_exports(await there.execute("query-block-exports")):
-            async with self._log.acting(Action.CLOSE_EXPORTS, self._destination.name):
-                await self._stop_exporting(there)
-
-    async def _stop_exporting(self, there: Session) -> None:
-        if not disks.own_exports(await there.execute("query-block-exports")):
-            return
-        await there.execute("nbd-server-stop")  # it answers when all exports are closed (blockdev-nbd.c)
 
     # the way back, and the end
 
