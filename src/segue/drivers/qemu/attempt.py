@@ -183,6 +183,8 @@ class QemuAttempt:
         """Send, and report on every event, and every 200 ms even when QEMU does not answer."""
         if self._reattached:
             self._last = await self._look(news_s=0)
+            if self._last.status is JobStatus.COMPLETED and not await self._stands():
+                self._last = replace(self._last, status=JobStatus.NONE)
             if self._last.status is JobStatus.NONE:
                 yield self._last
                 return
@@ -238,6 +240,15 @@ class QemuAttempt:
             status = fold.status_of(await here.query("query-migrate"))
             if status in (JobStatus.POSTCOPY, JobStatus.COMPLETED):
                 await self._tell_to_run(there)
+
+    async def _stands(self) -> bool:
+        """Whether the source stands because of a migration.
+
+        QEMU keeps the status of the last one: also that by which the guest came here, and one that was handed over and undone. So
+        one that is completed is not this one's where the guest runs, or was stopped by somebody else.
+        """
+        async with self._source.sessions.use(self._need(self._leaving)) as here:
+            return (await here.query("query-status")).get("status") in _STANDS_FOR_MIGRATION
 
     async def _why_failed(self) -> HypervisorError:
         async with self._source.sessions.use(self._need(self._leaving)) as here:
