@@ -90,6 +90,8 @@ class Disk:
         key: what both QEMUs call it: the drive's name, or the device's path.
         node: the source's name for it in commands.
         path: its file on the source, absolute.
+        file: the same as its QEMU says it.
+        below: the files below it, as its QEMU says them, from the top.
         format: of that file.
         virtual_bytes: what the guest sees.
         used_bytes: what it takes on the source, with all files below it.
@@ -106,6 +108,8 @@ class Disk:
     path: str
     format: str
     virtual_bytes: int
+    file: str = ""
+    below: tuple[str, ...] = ()
     used_bytes: int = 0
     top_bytes: int = 0
     backing: str = ""
@@ -123,6 +127,7 @@ class Place:
         path: absolute.
         seen: what is there.
         mode: the permission bits of the source's file, octal.
+        owner: user and group of the source's file, by number; empty where they are not known.
         filesystem: tells one file system of that host from another.
         free_bytes: what may still be written there.
     """
@@ -130,6 +135,7 @@ class Place:
     path: str
     seen: Seen
     mode: str = "600"
+    owner: str = ""
     filesystem: str = ""
     free_bytes: int = 0
 
@@ -149,6 +155,11 @@ class Target:
     disk: Disk
     place: Place
     keeps_backing: bool
+
+    @property
+    def files(self) -> frozenset[str]:
+        """What the destination need not have, in the words of the source's QEMU."""
+        return frozenset((self.disk.file, *(() if self.keeps_backing else self.disk.below)))
 
     @property
     def sync(self) -> str:
@@ -256,7 +267,7 @@ def _check_space(wanted: Sequence[Target], destination: str) -> None:
 def different_base(disk: Disk, there: Sequence[Layer]) -> str:
     """Why the files below a disk are not the ones that the destination has; empty when nothing tells them apart.
 
-    Their contents are not compared: whoever copies the topmost file only says that the others are the same.
+    Their contents are compared with all other files that the guest only reads (`core.files`).
     """
     if tuple(there) == disk.layers:
         return ""

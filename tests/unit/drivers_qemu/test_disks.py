@@ -61,6 +61,7 @@ def test_a_raw_drive():
         path="/d/a.img",
         format="raw",
         virtual_bytes=64 * MIB,
+        file="/d/a.img",
         used_bytes=8007680,
         top_bytes=8007680,
     )

@@ -39,13 +39,13 @@ _QCOW2_OPTIONS: Final = {
 _QCOW2_DEFAULTS: Final = {"compression-type": "zlib", "extended-l2": False, "lazy-refcounts": False}
 """Not written down, as an old qemu-img, or compat=0.10, refuses even the words."""
 
-# $1 token, then paths. Puts the token beside each file, and prints for each its inode and permission bits; "-" for what is none.
+# $1 token, then paths. Puts the token beside each file, and prints for each its inode, permission bits and owner; "-" for none.
 # The dot keeps newlines at the end of a name; of what has no directory nothing is left.
 _MARK: Final = r"""
 token=$1; shift; umask 077
 for path; do
     real=$(readlink -nf -- "$path"; echo .); real=${real%.}
-    if [ -f "$real" ] && : >"${real%/*}/$token"; then stat -c '%i %a' -- "$real"; else echo -; fi
+    if [ -f "$real" ] && : >"${real%/*}/$token"; then stat -c '%i %a %u:%g' -- "$real"; else echo -; fi
 done 2>/dev/null
 exit 0
 """
@@ -71,12 +71,14 @@ for path; do
     [ -z "$real" ] || rm -f -- "${real%/*}/$token"
 done
 """
-# $1 path, $2 its second name, $3 mode; then words of qemu-img create, the name and size left out, and the size last. The file is
-# made whole under a name that is only ours and then linked to its own, which fails when that is taken: that the two names are one
-# file proves later that it was made here.
+# $1 path, $2 its second name, $3 mode, $4 owner, $5 size; then words of qemu-img create without name and size. The file is made
+# whole under a name that is only ours and then linked to its own, which fails when that is taken: that the two names are one file
+# proves later that it was made here. Only root has guests of other users.
 _CREATE: Final = r"""
-path=$1 ours=$2 mode=$3 size=$4; shift 4; umask 077
-cd -- "${path%/*}/" && rm -f -- "$ours" && "$@" -- "$ours" "$size" && chmod -- "$mode" "$ours" && ln -- "$ours" "$path" && exit 0
+path=$1 ours=$2 mode=$3 owner=$4 size=$5; shift 5; umask 077
+cd -- "${path%/*}/" && rm -f -- "$ours" && "$@" -- "$ours" "$size" && chmod -- "$mode" "$ours" || { rm -f -- "$ours"; exit 1; }
+[ -z "$owner" ] || [ "$(id -u)" != 0 ] || chown -- "$owner" "$ours"
+ln -- "$ours" "$path" && exit 0
 rm -f -- "$ours"; exit 1
 """
 # Pairs of a path and its second name: removes the file where both are one, and the second name.
@@ -125,6 +127,8 @@ def _disk(entry: Mapping[str, object], cwd: str) -> Disk | None:
         path=posixpath.join(cwd or "/", path or odd),
         format=str(inserted.get("drv")),
         virtual_bytes=_int(image.get("virtual-size")),
+        file=str(inserted.get("file", "")),
+        below=tuple(str(below.get("filename")) for below in chain),
         top_bytes=top_bytes,
         used_bytes=top_bytes + sum(_int(below.get("actual-size")) for below in chain),
         backing=str(image.get("backing-filename", "")) if chain else "",
@@ -211,11 +215,12 @@ async def shown(
         disk.key: Place(
             path=paths[disk.key],
             seen=Seen(seen),
-            mode=mode[0] if mode else "600",
+            mode=rights[0] if rights else "600",
+            owner=rights[1] if rights else "",
             filesystem=filesystem,
             free_bytes=int(blocks) * int(block_bytes),
         )
-        for disk, (_, *mode), (seen, filesystem, blocks, block_bytes) in zip(disks, marked, found, strict=True)
+        for disk, (_, *rights), (seen, filesystem, blocks, block_bytes) in zip(disks, marked, found, strict=True)
     }
 
 
@@ -246,7 +251,7 @@ async def create(shell: HostShell, target: Target, ours: str) -> None:
     words = ["qemu-img", "create", "-q", "-f", disk.format]
     words += ["-o", ",".join(disk.options)] if disk.options else []
     words += ["-b", disk.backing, "-F", disk.backing_format] if target.keeps_backing else []
-    script = ["sh", "-c", _CREATE, "sh", place.path, ours, place.mode, str(disk.virtual_bytes), *words]
+    script = ["sh", "-c", _CREATE, "sh", place.path, ours, place.mode, place.owner, str(disk.virtual_bytes), *words]
     done = await shell.run(script, deadline_s=CREATE_DEADLINE_S)
     if done.status:
         raise PrepareFailed(

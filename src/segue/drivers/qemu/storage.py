@@ -63,12 +63,15 @@ class DiskCopy:
 
     # the way there
 
-    async def create(self, here: Session, cwd: str) -> None:
+    async def create(self, here: Session, cwd: str) -> frozenset[str]:
         """See which disks have to be copied, and make an empty file for each, before the destination is started.
 
         Args:
             here: the source's monitor.
             cwd: its QEMU's directory.
+
+        Returns:
+            The files of the source that the destination need not have, as the source's QEMU names them.
 
         Raises:
             RefusedError: it cannot work; nothing was made.
@@ -87,6 +90,7 @@ class DiskCopy:
                 below = await disks.layers(self._destination, path)
                 if why := storage.different_base(target.disk, below):
                     raise RefusedError(f"{why}.", hint="Copy all of it (--copy-storage all), or bring the same files there.")
+        return frozenset[str]().union(*(target.files for target in self._targets))
 
     async def export(self, there: Session, cwd: str, address: str) -> None:
         """Let the destination's QEMU, which waits for the guest, take data for its disks.
