@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
     from segue.core.model import Control, Guest, HostFacts, Limits, Outcome, OutcomeKind, Progress, Transport
     from segue.core.phases import State
+    from segue.core.storage import CopyStorage, CopyWish
     from segue.engine.migration import Migration
     from segue.engine.runner import Steered
     from segue.errors import SegueError
 
 __all__ = [
     "Control",
+    "CopyStorage",
+    "CopyWish",
     "Guest",
     "HostFacts",
     "Limits",
@@ -44,6 +47,7 @@ _MODEL = ("Control", "Guest", "HostFacts", "Limits", "Outcome", "OutcomeKind", "
 _HOMES = {
     **dict.fromkeys(_MODEL, "segue.core.model"),
     "State": "segue.core.phases",
+    **dict.fromkeys(("CopyStorage", "CopyWish"), "segue.core.storage"),
     "Migration": "segue.engine.migration",
     "Steered": "segue.engine.runner",
     "SegueError": "segue.errors",
@@ -72,6 +76,7 @@ def migrate(
     persist: bool | None = None,
     undefine_source: bool | None = None,
     limits: Limits | None = None,
+    disks: CopyWish | None = None,
     config: Path | None = None,
 ) -> Migration:
     """Move a running guest. Await the result for the `Outcome`, or iterate it for progress first; nothing happens before that.
@@ -88,6 +93,7 @@ def migrate(
         persist: the destination is to keep the guest's definition; default: where the source has one.
         undefine_source: the source is to forget it; default: as `persist`.
         limits: what may be done to the guest; the defaults of `Limits` when not given.
+        disks: how those that are not shared are copied; not given: all must be shared.
         config: the segue.toml to use; the usual places when not given.
 
     Raises:
@@ -109,5 +115,6 @@ def migrate(
         persist=persist,
         undefine_source=undefine_source,
         limits=limits or model.Limits(),
+        disks=disks,
     )
     return Migration(request, configuration.load(config))

@@ -13,6 +13,7 @@ import pytest
 from segue import config, units
 from segue.core.evidence import Sighting
 from segue.core.model import DriverKind, GuestState, HostAddress, JobStatus, Limits, MigrationSpec
+from segue.core.record import Action
 from segue.drivers.qemu import QemuDriver
 from segue.drivers.qemu.attempt import QemuAttempt
 from segue.drivers.qemu.hypervisor import QemuHypervisor
@@ -196,3 +197,32 @@ def test_a_move_leaves_no_file_on_the_source(lab: Lab, play: Play):
     play(act, Limits())
     left = [path.name for path in lab.host_path("alpha", GUEST_RUN).glob(f"{NAME}*")]
     assert [name for name in left if name != f"{NAME}.stderr"] == []  # that one is the lab's own
+
+
+@pytest.mark.parametrize("past", ["undone", "its own arrival"])
+def test_a_past_migration_is_not_taken_for_the_one_that_is_taken_up(play: Play, past: str):
+    """A QEMU goes on saying "completed" of the last one: to let the destination run on its word would make two of one."""
+
+    async def act(scene: Scene) -> None:
+        await scene.hand_over()
+        if past == "undone":
+            await scene.attempt.roll_back()
+            here, there = scene.source, scene.destination
+        else:
+            await scene.attempt.finish()
+            await scene.attempt.confirm()
+            here, there = scene.destination, scene.source
+        spec = MigrationSpec(id=secrets.token_hex(4), guest=NAME, source="here", destination="there", driver=DriverKind.QEMU)
+        async with aclosing(QemuDriver().attempt(spec, here, there, Ledger())) as first:
+            await first.prepare()
+        ledger = Ledger()
+        async with aclosing(QemuDriver().attempt(spec, here, there, ledger)) as second:
+            await second.reattach(told_to_run=False)
+            assert [sample.status async for sample in second.perform()] == [JobStatus.NONE]
+            await second.cancel()
+            await second.roll_back()
+        assert Action.RESUME_DESTINATION not in {action for action, _ in ledger.lines}
+        assert (await here.evidence(NAME)).sighting is Sighting.RUNNING
+        assert (await there.evidence(NAME)).sighting is Sighting.ABSENT
+
+    play(act, Limits())

@@ -26,6 +26,9 @@ def start(
     working_set: Annotated[str, typer.Option(metavar="SIZE", help="Written again and again (bare: MiB).")] = "0",
     write_rate: Annotated[str, typer.Option(metavar="MiB/s|max", help="How fast the working set is written.")] = "0",
     disk: Annotated[bool, typer.Option("--disk", help="With a disk on the lab's storage, to which it appends records.")] = False,
+    local_disk: Annotated[
+        str, typer.Option(metavar="raw|qcow2|overlay", help="With such a disk on its host alone (qemu guests).")
+    ] = "",
     transient: Annotated[bool, typer.Option("--transient", help="libvirt: created, not defined.")] = False,
     lab: Lab = "segue",
 ) -> None:
@@ -48,6 +51,7 @@ def start(
         set_bytes=units.parse_bytes(working_set),
         rate=write_rate,
         disk=disk,
+        local=local_disk,
         persistent=not transient,
     )
     guest = interruptible(guests.start(Lab.load(lab), spec))

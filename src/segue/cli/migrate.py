@@ -9,6 +9,7 @@ import typer
 
 from segue.cli import exit_codes, render
 from segue.core.model import Control, Limits, Transport
+from segue.core.storage import CopyStorage, CopyWish
 from segue.units import parse_downtime_ms, parse_duration_ms, parse_ports, parse_rate
 
 if TYPE_CHECKING:
@@ -75,6 +76,16 @@ def migrate(
         bool, typer.Option("--postcopy", help="Allow post-copy when it does not converge (a link lost then can cost the guest).")
     ] = False,
     auto_converge: Annotated[bool, typer.Option(help="Let QEMU slow the guest's CPUs when it does not converge.")] = True,
+    copy_storage: Annotated[
+        CopyStorage | None,
+        typer.Option(help="Copy disks that are not shared: all of each, or inc, the topmost file over what is there already."),
+    ] = None,
+    disk_bandwidth: Annotated[str, typer.Option(metavar="RATE", help="At most this much for all disks that are copied.")] = "",
+    synchronous_writes: Annotated[
+        bool,
+        typer.Option("--copy-storage-synchronous-writes", help="Copied disks: a write is done when it is on both hosts."),
+    ] = False,
+    disks_port: Annotated[int, typer.Option(metavar="PORT", help="Copied disks: the destination's port; 0: a free one.")] = 0,
     detach: Annotated[
         bool, typer.Option("--detach", help="Print the migration's id and come back at once; it goes on by itself.")
     ] = False,
@@ -94,6 +105,10 @@ def migrate(
         auto_converge=auto_converge,
         within_ms=parse_duration_ms(within, bare="s") if within else None,
     )
+    limit_bps = parse_rate(disk_bandwidth) if disk_bandwidth else None
+    disks = (
+        CopyWish(how=copy_storage, limit_bps=limit_bps, synchronous=synchronous_writes, port=disks_port) if copy_storage else None
+    )
     migration = segue.migrate(
         guest,
         destination,
@@ -106,6 +121,7 @@ def migrate(
         persist=persist,
         undefine_source=undefine_source,
         limits=limits,
+        disks=disks,
     )
     if detach:
         raise typer.Exit(asyncio.run(_detach(migration, as_json=as_json)))

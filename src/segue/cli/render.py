@@ -57,6 +57,10 @@ class _Track:
 
     def line(self, sample: Progress) -> str:
         eta = convergence.eta_ms(sample)
+        if sample.status is JobStatus.SETUP and sample.disk_total_bytes:
+            percent = sample.disk_copied_bytes * 100 // sample.disk_total_bytes
+            left = units.format_bytes(sample.disk_total_bytes - sample.disk_copied_bytes)
+            return f"{percent:3d} % of disks, {left} left, {units.format_duration_ms(sample.elapsed_ms)}"
         parts = [
             f"{self.percent:3d} % of memory",
             f"{units.format_bytes(sample.ram_remaining_bytes)} left",

@@ -74,6 +74,16 @@ RULES: Final = (
         hint="Leave out --migration-ports, or use another --transport.",
     ),
     Rule(
+        applies=lambda spec, _: _is_libvirt(spec) and spec.disks is not None,
+        message="Segue does not copy disks of libvirt's guests yet, and {guest} is one.",
+        hint="Put its disks on storage that both hosts see.",
+    ),
+    Rule(
+        applies=lambda spec, _: spec.disks is not None and spec.transport is not Transport.NATIVE,
+        message="Disks are copied in the clear: only memory would be encrypted.",
+        hint="Use --transport native over a network of your own, or put the disks on storage that both hosts see.",
+    ),
+    Rule(
         applies=lambda spec, _: spec.limits.postcopy and spec.connections > 1,
         message="Post-copy sends what the guest waits for over one connection of its own; it does not go with several.",
         hint="Choose one of --postcopy and --connections.",

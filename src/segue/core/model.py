@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from segue.core.storage import CopyWish
+
 
 class DriverKind(StrEnum):
     """Who runs the guest; it decides which driver speaks to the host."""
@@ -173,6 +175,7 @@ class MigrationSpec:
         persist: the destination is to keep the guest's definition; ``None``: where the source has one.
         undefine_source: the source is to forget it; ``None``: as `persist`.
         limits: what may be done to the guest.
+        disks: how those that are not shared are copied; ``None``: they are not, all must be shared.
     """
 
     id: str
@@ -186,6 +189,7 @@ class MigrationSpec:
     persist: bool | None = None
     undefine_source: bool | None = None
     limits: Limits = field(default_factory=Limits)
+    disks: CopyWish | None = None
 
     def persists(self, *, defined: bool) -> bool:
         """Whether the destination is to keep the definition of a guest that the source has one of, or not."""
@@ -238,6 +242,8 @@ class Progress:
         expected_downtime_ms: the hypervisor's own guess, ``None`` before it has one.
         downtime_ms: measured by the hypervisor, ``None`` before the switchover.
         throttle_percent: how much of the guest's CPU time auto-converge takes away.
+        disk_total_bytes: of disks that are copied, as far as it is known; what the guest changes meanwhile is counted again.
+        disk_copied_bytes: so many of them are on the destination.
     """
 
     elapsed_ms: int
@@ -252,6 +258,8 @@ class Progress:
     expected_downtime_ms: int | None = None
     downtime_ms: int | None = None
     throttle_percent: int = 0
+    disk_total_bytes: int = 0
+    disk_copied_bytes: int = 0
 
 
 class OutcomeKind(StrEnum):

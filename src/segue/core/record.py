@@ -41,6 +41,15 @@ class Action(StrEnum):
     RESUME_SOURCE = "resume-source"
     CLOSE_CHANNEL = "close-channel"
     """Credentials and sockets that were made for this migration are removed."""
+    CREATE_DISK = "create-disk"
+    """An empty file for a disk that is copied, on the destination."""
+    EXPORT_DISKS = "export-disks"
+    MIRROR_DISKS = "mirror-disks"
+    HAND_DISKS_OVER = "hand-disks-over"
+    """The guest stands: the mirrors are drained and ended, the exports closed, and the source goes on to hand the guest over."""
+    END_MIRRORS = "end-mirrors"
+    REMOVE_DISKS = "remove-disks"
+    KEEP_DISKS = "keep-disks"
 
 
 class Step(StrEnum):

@@ -78,13 +78,16 @@ class Delegated:
         self.id = str(_object(done.stdout).get("id"))
 
     def _words(self) -> list[str]:
-        asked, limits = self._request, self._request.limits
+        asked, limits, disks = self._request, self._request.limits, self._request.disks
         ports = asked.migration_ports
         optional = {
             "--migration-address": asked.migration_address,
             "--migration-ports": f"{ports[0]}-{ports[1]}" if ports else "",
             "--bandwidth": f"{limits.bandwidth_bps}b/s" if limits.bandwidth_bps else "",
             "--within": f"{limits.within_ms}ms" if limits.within_ms else "",
+            "--copy-storage": disks.how if disks else "",
+            "--disk-bandwidth": f"{disks.limit_bps}b/s" if disks and disks.limit_bps else "",
+            "--disks-port": str(disks.port) if disks and disks.port else "",
         }
         return [
             *("migrate", "--json", "--detach", "--from", "qmp:///"),
@@ -94,6 +97,7 @@ class Delegated:
             *(["--postcopy"] if limits.postcopy else []),
             *_PERSIST[asked.persist],
             *_UNDEFINE[asked.undefine_source],
+            *(["--copy-storage-synchronous-writes"] if disks and disks.synchronous else []),
             *(word for name, value in optional.items() if value for word in (name, value)),
             *("--", self._spec.guest, asked.destination),
         ]

@@ -22,6 +22,7 @@ from segue.core import combinations
 from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Transport
 from segue.core.ports import Hypervisor, Store
 from segue.core.record import Record
+from segue.core.storage import CopyWish
 from segue.drivers import driver as driver_of_kind
 from segue.engine import detached
 from segue.engine.delegated import Delegated
@@ -49,7 +50,7 @@ class Request:
         guest: name or UUID.
         destination: a host's name in segue.toml, or a connection URI.
         source: the same; empty: look for the guest on every host of segue.toml.
-        control, transport, connections, persist, undefine_source, limits: as in `MigrationSpec`.
+        control, transport, connections, persist, undefine_source, limits, disks: as in `MigrationSpec`.
         migration_address, migration_ports: in place of the destination's own, as in `HostAddress`.
         id: this attempt.
     """
@@ -65,6 +66,7 @@ class Request:
     persist: bool | None = None
     undefine_source: bool | None = None
     limits: Limits = field(default_factory=Limits)
+    disks: CopyWish | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(6))
 
 
@@ -252,6 +254,7 @@ class Migration:
             persist=request.persist,
             undefine_source=request.undefine_source,
             limits=request.limits,
+            disks=request.disks,
         )
 
     async def _look(self, inventory: Inventory) -> tuple[Found, HostAddress]:

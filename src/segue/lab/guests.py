@@ -32,6 +32,10 @@ FIRST_ADDRESS: Final = 100
 MOST_GUESTS: Final = 100
 DISK_BYTES: Final = 64 * units.MIB
 """131,072 records of 512 bytes: nearly two hours at one every 50 ms."""
+LOCAL_DISKS: Final = ("raw", "qcow2", "overlay")
+"""An overlay is a qcow2 over a raw file of half its size."""
+LOCAL: Final = "/var/lib/libvirt"
+"""A directory that is each host's own."""
 OVERHEAD_BYTES: Final = 96 * units.MIB
 """Of a guest's memory its kernel and initramfs take this much; the rest may be touched."""
 START_DEADLINE_S: Final = 60.0
@@ -55,6 +59,7 @@ class GuestSpec:
         set_bytes: written again and again.
         rate: MiB/s of dirtied memory, 0 for none, or ``max``.
         disk: with a disk on the lab's storage.
+        local: with a disk on its host alone, one of `LOCAL_DISKS`; empty for none. The auditor does not read it.
         persistent: a libvirt guest that is defined, not only created.
     """
 
@@ -66,6 +71,7 @@ class GuestSpec:
     set_bytes: int = 0
     rate: str = "0"
     disk: bool = False
+    local: str = ""
     persistent: bool = True
 
 
@@ -152,6 +158,8 @@ async def start(lab: Lab, spec: GuestSpec) -> LabGuest:
             disk.touch(mode=0o666)
             with disk.open("r+b") as image:
                 image.truncate(DISK_BYTES)
+        if spec.local:
+            await _make_local(lab, spec)
         if spec.kind == "libvirt":
             await _start_libvirt(lab, spec, guest)
         else:
@@ -172,6 +180,10 @@ def _check(lab: Lab, spec: GuestSpec) -> None:
         raise LabError(f"{spec.kind!r} is no kind of guest.", hint=f"Use {' or '.join(KINDS)}.")
     if spec.rate != "max" and not spec.rate.isdigit():
         raise LabError(f"{spec.rate!r} is no write rate.", hint="Use MiB/s as a whole number, or max.")
+    if spec.local and (spec.local not in LOCAL_DISKS or spec.kind != "qemu" or spec.disk):
+        raise LabError(
+            "A disk of its host's own is for a qemu guest that has no other.", hint=f"Its kinds are {', '.join(LOCAL_DISKS)}."
+        )
     wanted = max(spec.touch_bytes, spec.set_bytes) + OVERHEAD_BYTES
     if wanted > spec.memory_bytes:
         raise LabError(
@@ -213,6 +225,22 @@ def _cmdline(spec: GuestSpec, guest: LabGuest) -> str:
     return kernel.cmdline({"address": guest.address, **mib, "rate": spec.rate})
 
 
+def local_disk(name: str) -> str:
+    """The path of a guest's own disk, as its host sees it; the base of an overlay has ``.base`` after it."""
+    return f"{LOCAL}/{name}.disk"
+
+
+async def _make_local(lab: Lab, spec: GuestSpec) -> None:
+    """Make the disk on its host; of an overlay, its base on every host."""
+    path = local_disk(spec.name)
+    if spec.local == "overlay":
+        for host in lab.hosts:
+            await lab.run(host, ["qemu-img", "create", "-q", "-f", "raw", f"{path}.base", str(DISK_BYTES // 2)])
+    backing = ["-b", f"{path}.base", "-F", "raw"] if spec.local == "overlay" else []
+    format_ = "raw" if spec.local == "raw" else "qcow2"
+    await lab.run(spec.host, ["qemu-img", "create", "-q", "-f", format_, *backing, path, str(DISK_BYTES)])
+
+
 def _disk_url(lab: Lab, guest: LabGuest) -> str:
     """The disk as a host reaches it: through its kernel's mount, or through QEMU's own NFS client."""
     return str(guest.disk) if lab.storage == "kernel" else f"nfs://{STORAGE}{guest.disk}"
@@ -230,6 +258,9 @@ async def _start_qemu(lab: Lab, spec: GuestSpec, guest: LabGuest) -> None:
     if guest.disk:
         argv += ["-drive", f"id=disk0,file={_disk_url(lab, guest)},format=raw,if=none,cache=none"]
         argv += ["-device", "virtio-blk-pci,drive=disk0"]
+    if spec.local:
+        format_ = "raw" if spec.local == "raw" else "qcow2"
+        argv += ["-drive", f"file={local_disk(spec.name)},format={format_},if=virtio,cache=none"]
     # A session of its own, and the host's init for a parent: it lives on when whoever started it leaves.
     launch = ["sh", "-c", 'log=$1; shift; exec setsid --fork "$@" >"$log" 2>&1 </dev/null', "sh", log, *argv]
     await lab.run(spec.host, launch)
@@ -357,5 +388,7 @@ async def _forget(lab: Lab, host: str, name: str) -> None:
 
 def _traces(lab: Lab, host: str, name: str) -> Iterator[Path]:
     yield serial_log(lab, name, host)
+    for suffix in ("", ".base"):
+        yield lab.host_path(host, f"{local_disk(name)}{suffix}")
     for suffix in ("qmp", "pid", "stderr", "xml"):
         yield lab.host_path(host, f"{GUEST_RUN}/{name}.{suffix}")

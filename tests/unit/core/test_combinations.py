@@ -8,6 +8,7 @@ import pytest
 
 from segue.core import combinations
 from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Transport
+from segue.core.storage import CopyStorage, CopyWish
 from segue.errors import Unsupported
 
 QEMU, LIBVIRT = DriverKind.QEMU, DriverKind.LIBVIRT
@@ -23,6 +24,7 @@ def asked(
     postcopy: bool = False,
     uri: str = "",
     ports: tuple[int, int] | None = None,
+    disks: CopyWish | None = None,
 ) -> tuple[MigrationSpec, HostAddress]:
     spec = MigrationSpec(
         id="1",
@@ -34,6 +36,7 @@ def asked(
         transport=transport,
         connections=connections,
         limits=Limits(postcopy=postcopy),
+        disks=disks,
     )
     return spec, HostAddress(name="beta", uri=uri or URIS[driver], driver=driver, migration_ports=ports)
 
@@ -47,6 +50,8 @@ REFUSED = [
     (asked(LIBVIRT, ports=(1000, 1001)), "qemu.conf"),
     (asked(QEMU, transport=Transport.TUNNELLED, ports=(1000, 1001)), "listens on no port"),
     (asked(QEMU, connections=2, postcopy=True), "does not go with several"),
+    (asked(LIBVIRT, disks=CopyWish(how=CopyStorage.ALL)), "libvirt's guests yet, and web1 is one"),
+    (asked(QEMU, transport=Transport.TLS, disks=CopyWish(how=CopyStorage.ALL)), "Disks are copied in the clear"),
 ]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
@@ -23,11 +23,12 @@ from segue.core.evidence import Sighting
 from segue.core.model import JobStatus, MigrationSpec, Progress, Transport
 from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
-from segue.drivers.qemu import channel, fold, launch, processes, setup, twin
+from segue.drivers.qemu import channel, fold, launch, processes, setup, storage, twin
 from segue.drivers.qemu.channel import Channel
 from segue.drivers.qemu.hypervisor import QemuHypervisor
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Session, absolute
+from segue.drivers.qemu.storage import DiskCopy
 from segue.errors import AnswerNotSeen, HypervisorError, LeaseLost, PrepareFailed, SegueError
 
 SAMPLE_S: Final = 0.2
@@ -71,6 +72,7 @@ class QemuAttempt:
         self._log = log
         self._source = source
         self._destination = destination
+        self._disks = DiskCopy(spec.disks, spec.id, source.shell, destination.shell, log) if spec.disks else None
         self._began = time.monotonic()
         self._held = AsyncExitStack()
         self._leaving: Process | None = None
@@ -83,6 +85,7 @@ class QemuAttempt:
         self._listens = ""
         self._looking: asyncio.Task[Progress] | None = None
         self._postcopy_asked = False
+        self._level = False
         self._told_to_run = False
         self._seen_running = False
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
@@ -102,9 +105,10 @@ class QemuAttempt:
                 twin.observe(here),
                 twin.first_look(source, destination, leaving),
             )
+            copied = await self._disks.create(here, leaving.cwd) if self._disks else frozenset()
             (command, moved), _ = await asyncio.gather(
                 twin.command(here, leaving, observed, looks[1].taken, aliases=aliases, default=default),
-                twin.check_files(source, destination, leaving, observed.live, looks),
+                twin.check_files(source, destination, leaving, observed.live, looks, copied=copied),
             )
             arriving = self._arriving = await self._launch(leaving, command)
             there = await self._held.enter_async_context(self._destination.sessions.use(arriving))
@@ -114,6 +118,8 @@ class QemuAttempt:
                 self._capabilities = setup.negotiate(self._can, can, self._spec)
                 await setup.set_capabilities(there, can, self._capabilities)
                 self._listens = await self._way().receive(there, address)
+            if self._disks:
+                await self._disks.export(there, arriving.cwd, address)
         except (PrepareFailed, LeaseLost):
             raise
         except SegueError as error:
@@ -175,7 +181,9 @@ class QemuAttempt:
         self._told_to_run = told_to_run
         for host, process in ((self._source, self._leaving), (self._destination, self._arriving)):
             if process is not None:
-                await self._held.enter_async_context(host.sessions.use(process))
+                session = await self._held.enter_async_context(host.sessions.use(process))
+                if self._disks:
+                    await self._disks.find(session, process.cwd, on_destination=host is self._destination)
 
     # perform
 
@@ -183,22 +191,58 @@ class QemuAttempt:
         """Send, and report on every event, and every 200 ms even when QEMU does not answer."""
         if self._reattached:
             self._last = await self._look(news_s=0)
+            if self._last.status is JobStatus.COMPLETED and not await self._stands():
+                self._last = replace(self._last, status=JobStatus.NONE)
             if self._last.status is JobStatus.NONE:
                 yield self._last
                 return
         else:
+            if self._disks:
+                async for sample in self._sampled(self._copy, lambda _: self._level):
+                    yield sample
             await self._start()
-        looking = self._looking = asyncio.create_task(self._look(news_s=0))
+        async for sample in self._sampled(self._send, lambda sample: sample.status.is_final):
+            yield sample
+        if self._last.status is JobStatus.FAILED:
+            raise await self._why_failed()
+
+    async def _sampled(
+        self, look: Callable[[float], Awaitable[Progress]], is_over: Callable[[Progress], bool]
+    ) -> AsyncIterator[Progress]:
+        """Look again and again, and give the last sample once more when a look takes too long."""
+        looking = self._looking = asyncio.ensure_future(look(0))
         while True:
             done, _ = await asyncio.wait([looking], timeout=SAMPLE_S)
             self._last = looking.result() if done else replace(self._last, elapsed_ms=self._elapsed_ms())
             yield self._last
-            if self._last.status.is_final:
+            if done and is_over(self._last):
                 break
             if done:
-                looking = self._looking = asyncio.create_task(self._look(news_s=NEWS_S))
-        if self._last.status is JobStatus.FAILED:
-            raise await self._why_failed()
+                looking = self._looking = asyncio.ensure_future(look(NEWS_S))
+
+    async def _copy(self, news_s: float) -> Progress:
+        """Copy disks until all that is left is what the guest writes; the first look begins it."""
+        async with self._source.sessions.use(self._need(self._leaving)) as here:
+            if news_s:
+                await here.woken(timeout_s=news_s)
+            elif self._disks:
+                await self._disks.start(here)
+            return await self._follow_disks(here, Progress(elapsed_ms=self._elapsed_ms(), status=JobStatus.SETUP))
+
+    async def _send(self, news_s: float) -> Progress:
+        """One look at what is sent, disks too."""
+        sample = await self._look(news_s=news_s)
+        if sample.status is not JobStatus.ACTIVE:
+            return replace(sample, disk_total_bytes=self._last.disk_total_bytes, disk_copied_bytes=self._last.disk_copied_bytes)
+        async with self._source.sessions.use(self._need(self._leaving)) as here:
+            return await self._follow_disks(here, sample)
+
+    async def _follow_disks(self, here: Session, sample: Progress) -> Progress:
+        if self._disks is None:
+            return sample
+        copied = await self._disks.follow(here)
+        self._level = copied.ready
+        return replace(sample, disk_total_bytes=copied.total_bytes, disk_copied_bytes=copied.copied_bytes)
 
     async def _start(self) -> None:
         async with self._source.sessions.use(self._need(self._leaving)) as here:
@@ -216,6 +260,9 @@ class QemuAttempt:
             if news_s:
                 await here.woken(timeout_s=news_s)
             migration = await here.query("query-migrate")
+            if self._disks and migration.get("status") == storage.STANDS:
+                async with self._destination.sessions.use(self._need(self._arriving)) as there:
+                    await self._disks.hand_over(here, there)
             if fold.status_of(migration) is JobStatus.POSTCOPY and not self._told_to_run:
                 await self._run_in_postcopy(here)
         return fold.progress(migration, elapsed_ms=self._elapsed_ms())
@@ -238,6 +285,15 @@ class QemuAttempt:
             status = fold.status_of(await here.query("query-migrate"))
             if status in (JobStatus.POSTCOPY, JobStatus.COMPLETED):
                 await self._tell_to_run(there)
+
+    async def _stands(self) -> bool:
+        """Whether the source stands because of a migration.
+
+        QEMU keeps the status of the last one: also that by which the guest came here, and one that was handed over and undone. So
+        one that is completed is not this one's where the guest runs, or was stopped by somebody else.
+        """
+        async with self._source.sessions.use(self._need(self._leaving)) as here:
+            return (await here.query("query-status")).get("status") in _STANDS_FOR_MIGRATION
 
     async def _why_failed(self) -> HypervisorError:
         async with self._source.sessions.use(self._need(self._leaving)) as here:
@@ -315,10 +371,16 @@ class QemuAttempt:
         """End a destination that was never told to run, and only after it is gone let the source go on."""
         if self._told_to_run or self._leaving is None:
             return
+        if self._disks and await self._source.process(self._spec.guest) is not None:
+            await self.cancel()  # a source that waits before its switchover notices nothing
+            async with self._source.sessions.use(self._leaving) as here:
+                await self._disks.abandon(here)
         if self._launching and not await self._end_destination():
             return
         if await self._destination.process(self._spec.guest) is None:
             await self._resume_source()
+            if self._disks:
+                await self._disks.remove()
             await self._close_channel(self._source, await self._source.process(self._spec.guest))
 
     async def _end_destination(self) -> bool:
@@ -400,9 +462,12 @@ class QemuAttempt:
 
     async def confirm(self) -> None:
         """End the source and remove what it leaves behind. It is ended only when all of the guest has left it."""
-        if self._leaving is None:  # it was gone when this attempt was taken up
-            return
-        leaving = self._leaving
+        if self._leaving is not None:  # else it was gone when this attempt was taken up
+            await self._release_source(self._leaving)
+        if self._disks:
+            await self._disks.keep()
+
+    async def _release_source(self, leaving: Process) -> None:
         if not self._seen_running:
             raise HypervisorError(
                 f"{self._spec.guest} was not seen to run on {self._destination.host}: {self._source.host} keeps what it has.",

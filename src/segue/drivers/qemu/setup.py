@@ -32,9 +32,8 @@ def bandwidth(bps: int | None) -> dict[str, int]:
 # else had turned on: both sides must agree, and a leftover may change what the stream looks like.
 #
 # Without the return path QEMU under-reports downtime: 2 to 43 ms were said when a guest stood for 97 to 128 ms, with it both
-# agree within 5 ms. Disks are taken over only when the destination is told to run (late-block-activate). The source does not
-# stop and wait before the switchover (pause-before-switchover): that costs a round trip of downtime, and only disks that are
-# copied would need it.
+# agree within 5 ms. Disks are taken over only when the destination is told to run (late-block-activate). That the source stops
+# and waits before the switchover (pause-before-switchover) costs a round trip of downtime; only disks that are copied need it.
 NEEDED: Final[dict[str, Callable[[MigrationSpec], bool]]] = {
     "events": lambda _: True,
     "return-path": lambda _: True,
@@ -42,6 +41,7 @@ NEEDED: Final[dict[str, Callable[[MigrationSpec], bool]]] = {
     "auto-converge": lambda spec: spec.limits.auto_converge,
     "postcopy-ram": lambda spec: spec.limits.postcopy,
     "multifd": lambda spec: spec.connections > 1,
+    "pause-before-switchover": lambda spec: spec.disks is not None,
 }
 # Wanted where both know it. switchover-ack (QEMU 8.1): the source switches over when the destination has made its devices ready.
 # postcopy-preempt: a page that the guest waits for overtakes the others. QEMU 7.2 knows it too, in another form on the wire than

@@ -131,9 +131,18 @@ async def command(
     return rewrite.for_destination(line, aliases=aliases, default_machine=default), moved
 
 
-async def check_files(source: HostShell, destination: HostShell, leaving: Process, now: Live, looks: tuple[Look, Look]) -> None:
-    """See that the destination has the files that the guest has now. Raises as `files.check`."""
-    await check(source, destination, leaving, files.uses(leaving.line, now), looks)
+async def check_files(
+    source: HostShell,
+    destination: HostShell,
+    leaving: Process,
+    now: Live,
+    looks: tuple[Look, Look],
+    *,
+    copied: frozenset[str] = frozenset(),
+) -> None:
+    """See that the destination has the files that the guest has now, but for those that are copied. Raises as `files.check`."""
+    uses = tuple(use for use in files.uses(leaving.line, now) if use.path not in copied)
+    await check(source, destination, leaving, uses, looks)
 
 
 def check_same(source: Shape, destination: Shape, *, names: tuple[str, str]) -> None:
