@@ -45,15 +45,17 @@ async def watch(store: Store, migration: str) -> AsyncIterator[Seen]:
     while True:
         record = await asyncio.to_thread(store.load, migration)
         story = await asyncio.to_thread(store.story, migration)
+        changed = last is None or (record.state, record.outcome) != (last.state, last.outcome)
+        if changed and record.outcome is None:  # what follows belongs to that state; an end comes last
+            yield record
         for sample in await asyncio.to_thread(functools.partial(store.samples, migration, after_ms=seen_ms)):
             seen_ms = sample.at_ms
             yield sample.progress
         for note in story.notes[told:]:
             yield Told(text=note.text)
         told = len(story.notes)
-        if last is None or (record.state, record.outcome) != (last.state, last.outcome):
-            yield record
         if record.outcome is not None:
+            yield record
             return
         if not is_led(record) and last is not None and not is_led(last):
             raise _abandoned(record)
