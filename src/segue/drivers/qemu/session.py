@@ -99,6 +99,11 @@ class Session:
         self._sock = sock
         self._closing: asyncio.Task[None] | None = None
 
+    @property
+    def host(self) -> str:
+        """The host's name."""
+        return self._host
+
     @classmethod
     async def connect(cls, shell: HostShell, guest: str, path: str) -> Self:
         """Connect to a monitor's socket.
