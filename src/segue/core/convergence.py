@@ -45,6 +45,10 @@ STALLED_MS: Final = 1000
 SILENCE_MS: Final = 30_000
 
 
+# What has no way back any more, or has ended by itself. Everything else is over at the deadline, also what never gets going.
+_NO_WAY_BACK: Final = frozenset({JobStatus.POSTCOPY, JobStatus.POSTCOPY_PAUSED, *(one for one in JobStatus if one.is_final)})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What the samples so far say, iteration by iteration.
@@ -94,10 +98,10 @@ def decide(history: History, sample: Progress, limits: Limits, *, silent_ms: int
         limits: what is promised and what is allowed.
         silent_ms: how long not one byte has been sent.
     """
+    if _may_give_up(sample.status, limits) and limits.within_ms is not None and sample.elapsed_ms >= limits.within_ms:
+        return Decision.GIVE_UP, f"not done within {units.format_duration_ms(limits.within_ms)}"
     if sample.status is not JobStatus.ACTIVE:
         return Decision.CONTINUE, f"nothing to steer while {sample.status}"
-    if limits.within_ms is not None and sample.elapsed_ms >= limits.within_ms:
-        return Decision.GIVE_UP, f"not done within {units.format_duration_ms(limits.within_ms)}"
     if silent_ms >= SILENCE_MS:
         return Decision.GIVE_UP, f"nothing was sent for {units.format_duration_ms(silent_ms)}: the link does not carry"
     if history.stalled < STALLED_ITERATIONS or sample.elapsed_ms - history.improved_ms < STALLED_MS:
@@ -111,6 +115,11 @@ def decide(history: History, sample: Progress, limits: Limits, *, silent_ms: int
     if limits.postcopy:
         return Decision.START_POSTCOPY, why
     return Decision.CONTINUE, why
+
+
+def _may_give_up(status: JobStatus, limits: Limits) -> bool:
+    """A word of tomorrow may be one for post-copy, where post-copy is allowed."""
+    return status not in _NO_WAY_BACK and not (status is JobStatus.UNKNOWN and limits.postcopy)
 
 
 def needed_ms(left_bytes: int, bps: int) -> int:

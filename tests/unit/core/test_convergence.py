@@ -79,9 +79,19 @@ def test_a_stall_is_iterations_in_a_row_that_leave_no_less_than_the_best(left_mi
 def test_outside_precopy_nothing_is_learned_and_nothing_is_steered(status):
     stalled = History(iteration=9, left_bytes=MIB, best_bytes=MIB, stalled=9)
     look = sample(status=status, iteration=12)
-    limits = Limits(postcopy=True, within_ms=1)
+    limits = Limits(postcopy=True)
     assert observe(stalled, look, limits) == stalled
     assert decide(stalled, look, limits)[0] is Decision.CONTINUE
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_the_deadline_is_one_for_everything_that_can_turn_back(status):
+    """A job that never gets going (a port that swallows, words of tomorrow) must not be waited for until the end of time."""
+    ended = status.is_final or status in (JobStatus.POSTCOPY, JobStatus.POSTCOPY_PAUSED)
+    for postcopy in (False, True):
+        decision, _ = decide(History(), sample(status=status, elapsed_ms=1), Limits(postcopy=postcopy, within_ms=1))
+        may_be_postcopy = postcopy and status is JobStatus.UNKNOWN
+        assert (decision is Decision.GIVE_UP) is not (ended or may_be_postcopy)
 
 
 def test_a_stall_becomes_postcopy_where_that_is_allowed_and_says_what_it_would_have_taken():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,3 +79,43 @@ def test_a_sample_in_our_units():
 
 def test_no_numbers_yet():
     assert fold.progress({}, elapsed_ms=0).status is JobStatus.NONE
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+anything = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=4)
+NAMES = ("status", "ram", "expected-downtime", "downtime", "cpu-throttle-percentage")
+RAM = ("total", "remaining", "transferred", "mbps", "dirty-pages-rate", "page-size", "dirty-sync-count")
+answers = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(NAMES, anything) | {"ram": st.dictionaries(st.sampled_from(RAM), anything)}
+)
+
+
+@given(answers)
+def test_whatever_is_answered_a_sample_can_be_written_down_and_calculated_with(answer):
+    sample = fold.progress(answer, elapsed_ms=0)
+    sample.raw_status.encode()
+    assert sample.raw_status == "" or sample.raw_status.isprintable()
+    numbers = [value for value in dataclasses.asdict(sample).values() if isinstance(value, int)]
+    assert all(0 <= number < 1 << 63 for number in numbers)
+
+
+def test_a_number_that_is_none_is_not_zero():
+    for odd in (float("nan"), float("inf"), -1, True, "12", None, 1 << 63, 10**400):
+        assert fold.progress({"downtime": odd}, elapsed_ms=0).downtime_ms is None
+
+
+@pytest.mark.parametrize("odd", [None, 7, ["active"], {"a": 1}, True])
+def test_a_status_that_is_no_word_is_unknown(odd):
+    assert fold.status_of({"status": odd}) is JobStatus.UNKNOWN
+
+
+def test_running_is_what_both_of_its_words_say():
+    assert fold.runs({"running": True, "status": "running"})
+    for odd in ({}, {"running": True}, {"running": "no", "status": "running"}, {"running": True, "status": "paused"}):
+        assert not fold.runs(odd)
+
+
+def test_words_are_shown_in_one_line_and_not_without_end():
+    assert fold.said("two\nlines \x1b[2J\ud800") == "two lines  [2J"
+    assert fold.said(b"bytes") == fold.said(None) == fold.said([]) == ""
+    assert len(fold.said("x" * 10_000_000)) < 500

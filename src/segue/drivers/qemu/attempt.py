@@ -297,7 +297,7 @@ class QemuAttempt:
 
     async def _why_failed(self) -> HypervisorError:
         async with self._source.sessions.use(self._need(self._leaving)) as here:
-            why = str((await here.query("query-migrate")).get("error-desc", "it does not say why")).rstrip(".")
+            why = fold.said((await here.query("query-migrate")).get("error-desc")).rstrip(".") or "it does not say why"
         return HypervisorError(
             f"QEMU on {self._source.host} gave the migration up: {why}.{await self._last_words()}",
             host=self._source.host,
@@ -424,11 +424,11 @@ class QemuAttempt:
         async with self._destination.sessions.use(self._need(self._arriving)) as there:
             if not self._told_to_run:
                 await self._check_let_go()
-                await there.query("query-status")  # one that is dead is seen to be before it is told
+                await self._see_arrived(there)
             async with self._within("resuming", self._destination.host):
                 while True:
                     await self._tell_to_run(there)
-                    if (await there.query("query-status")).get("running"):
+                    if fold.runs(await there.query("query-status")):
                         break
                     # While it still loads, "cont" says that it shall run when it is done: an event tells when that is.
                     await there.woken(timeout_s=NEWS_S)
@@ -450,6 +450,16 @@ class QemuAttempt:
                 f"{self._source.host} has not let go of {self._spec.guest} ({seen.raw}): nobody else may run it.",
                 host=self._source.host,
             )
+
+    async def _see_arrived(self, there: Session) -> None:
+        """See that the destination holds the guest: that the source has let go is not believed of the source alone.
+
+        Raises:
+            HypervisorError, AnswerNotSeen: it does not, or does not answer: it is not told to run.
+        """
+        async with self._within("receiving", self._destination.host):
+            while (await there.query("query-status")).get("status") == "inmigrate":  # noqa: ASYNC110  # no event
+                await asyncio.sleep(RESUME_PAUSE_S)
 
     async def _tell_to_run(self, there: Session) -> None:
         """Tell the destination to run. From here on it may have run, whatever it answers."""

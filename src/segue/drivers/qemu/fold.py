@@ -1,6 +1,7 @@
 """QEMU's words folded to ours; what is not in the tables is unknown, never a guess.
 
-What may live here: tables and pure functions.
+What comes in is JSON and nothing more is certain of it: any value may have any type. What goes out has the type that it says, and
+can be shown, written down and calculated with. What may live here: tables and pure functions.
 """
 
 from __future__ import annotations
@@ -42,10 +43,29 @@ GUEST_STATES: Final = {
 
 _UNDER_WAY: Final = frozenset({JobStatus.SETUP, JobStatus.ACTIVE, JobStatus.SWITCHOVER, JobStatus.CANCELLING})
 
+_MOST_SAID: Final = 400
+"""Characters that are kept of what QEMU says. Its longest messages have about 200."""
+_MOST: Final = (1 << 63) - 1
+"""QAPI's numbers are 64 bits wide, and so is an integer in a database. What is more than that, or less than 0, was not said."""
+
+
+def said(value: object) -> str:
+    """Words of QEMU as they can be shown and written down: in one line, printable, not endless; empty for what are no words."""
+    if not isinstance(value, str):
+        return ""
+    kept = "".join(one if one.isprintable() else " " for one in value[: _MOST_SAID + 1]).strip()
+    return kept if len(value) <= _MOST_SAID else f"{kept[:_MOST_SAID]}…"
+
 
 def status_of(migration: Mapping[str, object]) -> JobStatus:
     """The status in an answer of query-migrate; an empty answer is a QEMU that never migrated."""
-    return STATUSES.get(str(migration.get("status", "none")), JobStatus.UNKNOWN)
+    status = migration.get("status", "none")
+    return STATUSES.get(status, JobStatus.UNKNOWN) if isinstance(status, str) else JobStatus.UNKNOWN
+
+
+def runs(status: Mapping[str, object]) -> bool:
+    """The guest executes, by an answer of query-status that says so in both of its ways."""
+    return status.get("running") is True and status.get("status") == "running"
 
 
 def sighting(run_state: str, migration: Mapping[str, object], *, arrived_here: bool) -> Sighting:
@@ -82,24 +102,27 @@ def progress(migration: Mapping[str, object], *, elapsed_ms: int) -> Progress:
     ram = migration.get("ram")
     ram = ram if isinstance(ram, dict) else {}
 
-    def number(source: Mapping[str, object], name: str) -> int:
-        value = source.get(name, 0)
-        return int(value) if isinstance(value, int | float) else 0
-
-    def maybe(name: str) -> int | None:
-        return number(migration, name) if name in migration else None
+    def number(name: str, factor: int = 1) -> int:
+        return _number(ram.get(name), factor) or 0
 
     return Progress(
         elapsed_ms=elapsed_ms,
         status=status_of(migration),
-        raw_status=str(migration.get("status", "")),
-        ram_total_bytes=number(ram, "total"),
-        ram_remaining_bytes=number(ram, "remaining"),
-        sent_bytes=number(ram, "transferred"),
-        throughput_bps=number(ram, "mbps") * 125_000,
-        dirty_bps=number(ram, "dirty-pages-rate") * (number(ram, "page-size") or 4096),
-        iteration=number(ram, "dirty-sync-count"),
-        expected_downtime_ms=maybe("expected-downtime"),
-        downtime_ms=maybe("downtime"),
-        throttle_percent=number(migration, "cpu-throttle-percentage"),
+        raw_status=said(migration.get("status")),
+        ram_total_bytes=number("total"),
+        ram_remaining_bytes=number("remaining"),
+        sent_bytes=number("transferred"),
+        throughput_bps=number("mbps", 125_000),
+        dirty_bps=number("dirty-pages-rate", number("page-size") or 4096),
+        iteration=number("dirty-sync-count"),
+        expected_downtime_ms=_number(migration.get("expected-downtime")),
+        downtime_ms=_number(migration.get("downtime")),
+        throttle_percent=_number(migration.get("cpu-throttle-percentage")) or 0,
     )
+
+
+def _number(value: object, factor: int = 1) -> int | None:
+    """A number that can be one, times a factor; ``None`` for everything else (JSON's numbers here include NaN and Infinity)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:
+        return None
+    return min(int(value * factor), _MOST)

@@ -163,8 +163,8 @@ class QemuHypervisor:
             status, migration = await asyncio.gather(
                 *(session.query(word, deadline_s=LOOK_DEADLINE_S) for word in ("query-status", "query-migrate"))
             )
-        run_state = str(status.get("status"))
-        raw = f"pid {process.pid}, {run_state}, migration {migration.get('status', 'none')}"
+        run_state = fold.said(status.get("status"))
+        raw = f"pid {process.pid}, {run_state}, migration {fold.said(migration.get('status', 'none'))}"
         return fold.sighting(run_state, migration, arrived_here=process.line.has("incoming")), raw, migration
 
     async def evidence(self, guest: str) -> Evidence:
@@ -206,4 +206,4 @@ def _blocked(process: Process, migration: Mapping[str, object]) -> str:
     reasons = migration.get("blocked-reasons")
     if not isinstance(reasons, list) or not reasons:
         return ""
-    return f"QEMU says that {process.name} cannot be moved: {'; '.join(map(str, reasons))}"
+    return f"QEMU says that {process.name} cannot be moved: {'; '.join(map(fold.said, reasons))}"

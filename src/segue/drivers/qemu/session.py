@@ -3,6 +3,9 @@
 A monitor's socket serves one client at a time (QEMU, chardev/char-socket.c): a second one connects and hears nothing until the
 first leaves. So a session is shared by all who need it and ends with the last of them (`Sessions`), and a greeting that does not
 come means that somebody else is in.
+
+Who answers need not be a QEMU in its right mind: it may be half dead, or some other program. Whatever bytes come, or do not come,
+each call here ends within its deadline, with an answer or an error of ours.
 What may live here: the thin layer over QEMU's own qemu.qmp.
 """
 
@@ -13,14 +16,16 @@ import contextlib
 import logging
 import posixpath
 import shlex
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
-from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
+from qemu.qmp import ConnectError, ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from segue.core import argv
 from segue.core.argv import join_list
+from segue.drivers.qemu import fold
 from segue.drivers.qemu.processes import Process
 from segue.errors import AnswerNotSeen, HypervisorError
 from segue.hosts import HostShell
@@ -30,6 +35,51 @@ logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())  # it would writ
 GREETING_DEADLINE_S: Final = 3.0
 COMMAND_DEADLINE_S: Final = 10.0
 """QEMU answers in milliseconds; but its main loop is held up while it stops or loads a guest, by up to the allowed downtime."""
+LINE_BYTES: Final = 1 << 20
+"""The longest line that is read. The longest answer that Segue asks for, query-machines, has 20 KB; query-qmp-schema has 250 KB.
+It reads on to twice of it before it stops (asyncio, StreamReader), so that is what a line without end costs in memory."""
+
+
+class _NoQmp(QMPError):
+    """What came is no QMP."""
+
+
+class _Client(QMPClient):
+    """QEMU's own client, for a peer that may send anything.
+
+    What its reader cannot stomach would come out of `disconnect` as whatever Python raised, with the whole line in its words; it
+    writes every message out for a log that nobody reads, in Python's slowest JSON; and it keeps each event for ever.
+
+    Args:
+        name: of the connection, for logs.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, LINE_BYTES)
+        self.news: Final = asyncio.Event()
+        """Set by any event."""
+        self.broke = ""
+        """Why what came could not be read; empty while it could."""
+
+    async def _do_recv(self) -> Message:
+        try:
+            message = await super()._do_recv()
+        except (QMPError, ValueError, RecursionError) as error:  # no JSON, too long, no UTF-8, too many digits, too deep
+            self.broke = _shown(error)
+            raise _NoQmp(self.broke) from None
+        if not isinstance(message.get("id"), str | None):  # ours are; others it could not even look up
+            self.broke = "an answer to something that nobody asked"
+            raise _NoQmp(self.broke)
+        return message
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+    async def _event_dispatch(self, msg: Message) -> None:  # noqa: ARG002  # that there is one is all that anybody wants to know
+        self.news.set()
 
 
 class Session:
@@ -39,12 +89,20 @@ class Session:
         host: the host's name, for errors.
         guest: the guest's name, for errors.
         client: connected.
+        sock: by which it is.
     """
 
-    def __init__(self, host: str, guest: str, client: QMPClient) -> None:
+    def __init__(self, host: str, guest: str, client: _Client, sock: socket.socket) -> None:
         self._host = host
         self._guest = guest
         self._client = client
+        self._sock = sock
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def host(self) -> str:
+        """The host's name."""
+        return self._host
 
     @classmethod
     async def connect(cls, shell: HostShell, guest: str, path: str) -> Self:
@@ -54,12 +112,16 @@ class Session:
             HypervisorError: nobody listens there, or it is in use by somebody else.
         """
         sock = await shell.open_unix(path, deadline_s=GREETING_DEADLINE_S)
-        client = QMPClient(f"{guest}@{shell.name}")
+        client = _Client(f"{guest}@{shell.name}")
         try:
             async with asyncio.timeout(GREETING_DEADLINE_S):
                 await client.connect(sock)
         except TimeoutError:
             sock.close()
+            if client.greeting is not None:
+                raise HypervisorError(
+                    f"The monitor of {guest} on {shell.name} greets, and then does not answer.", host=shell.name
+                ) from None
             raise HypervisorError(
                 f"The monitor of {guest} on {shell.name} is in use by somebody else: it takes one client at a time.",
                 host=shell.name,
@@ -68,12 +130,14 @@ class Session:
         except ConnectError as error:
             sock.close()
             raise HypervisorError(
-                f"The monitor of {guest} on {shell.name} does not answer at {path}: {error}.", host=shell.name, raw=str(error)
+                f"The monitor of {guest} on {shell.name} does not answer at {path}: {_shown(error)}.",
+                host=shell.name,
+                raw=_shown(error),
             ) from error
         except BaseException:
             sock.close()
             raise
-        return cls(shell.name, guest, client)
+        return cls(shell.name, guest, client, sock)
 
     async def execute(
         self,
@@ -103,29 +167,38 @@ class Session:
                 f"QEMU on {self._host}: {_words(error)}.",
                 host=self._host,
                 raw=_words(error),
-                number=error.error_class,
+                number=fold.said(error.error_class),
             ) from error
         except TimeoutError:
             raise AnswerNotSeen(
                 f"QEMU on {self._host} did not answer {command} for {self._guest} within {deadline_s:g} s.", host=self._host
             ) from None
-        except (ExecInterruptedError, StateError, QMPError, EOFError, OSError) as error:
+        except (QMPError, EOFError, OSError) as error:
             raise AnswerNotSeen(
                 f"The monitor of {self._guest} on {self._host} closed before it answered {command}.",
                 host=self._host,
-                raw=str(error),
+                raw=self._client.broke or _shown(error),
             ) from error
 
     async def query(self, command: str, *, deadline_s: float = COMMAND_DEADLINE_S) -> dict[str, object]:
-        """Execute a query that returns an object. Raises as `execute` does."""
+        """Execute a query that returns an object. Raises as `execute` does.
+
+        Raises:
+            HypervisorError: it returned something else. That is not the same as nothing: an empty query-migrate means something.
+        """
         answer = await self.execute(command, deadline_s=deadline_s)
-        return answer if isinstance(answer, dict) else {}
+        if not isinstance(answer, dict):
+            raise HypervisorError(
+                f"QEMU on {self._host} answered {command} with something that is no answer to it.",
+                host=self._host,
+                raw=type(answer).__name__,
+            )
+        return answer
 
     async def woken(self, *, timeout_s: float) -> None:
         """Wait for an event, or the end, at most so long; events that piled up count as one."""
-        event = asyncio.create_task(self._client.events.get())
-        await self._any([event, asyncio.create_task(self._over())], timeout_s)
-        self._client.events.clear()
+        await self._any([asyncio.create_task(self._client.news.wait()), asyncio.create_task(self._over())], timeout_s)
+        self._client.news.clear()
 
     async def ended(self, *, timeout_s: float) -> bool:
         """Wait until QEMU closes the session, as it does when it ends; whether it has, after so long."""
@@ -150,18 +223,26 @@ class Session:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def aclose(self) -> None:
-        """Disconnect. May be repeated."""
-        await _discard(self._client)
+        """Disconnect. May be repeated, also by several at once; whoever is cancelled while it waits leaves it to go on."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._disconnect())
+        await asyncio.shield(self._closing)
 
-
-async def _discard(client: QMPClient) -> None:
-    with contextlib.suppress(QMPError, EOFError, OSError):  # it was broken already, which is what ended it
-        await client.disconnect()
+    async def _disconnect(self) -> None:
+        with contextlib.suppress(OSError):  # closed already
+            self._sock.shutdown(socket.SHUT_RDWR)  # or it would wait until the other side has read all that was written
+        with contextlib.suppress(Exception):  # what ended its reader comes out here; whoever waited for an answer was told
+            await self._client.disconnect()
 
 
 def _words(error: ExecuteError) -> str:
     """What QEMU says, without the full stop that some of its messages have."""
-    return str(error).rstrip(".")
+    return fold.said(str(error)).rstrip(".")
+
+
+def _shown(error: Exception) -> str:
+    """An error of the library for people: its first line, for the others quote whatever came."""
+    return fold.said(str(error).partition("\n")[0]) or type(error).__name__
 
 
 class _Shared:

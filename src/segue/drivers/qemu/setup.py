@@ -135,7 +135,7 @@ async def read_back(session: Session) -> Settings:
 async def machines(session: Session) -> tuple[dict[str, str], str]:
     """The machine aliases of a QEMU and the versioned names they mean, and the versioned name of its default."""
     answer = await session.execute("query-machines")
-    known = [machine for machine in answer if isinstance(machine, dict)] if isinstance(answer, list) else []
+    known = [one for one in answer if isinstance(one, dict) and "name" in one] if isinstance(answer, list) else []
     aliases = {str(machine["alias"]): str(machine["name"]) for machine in known if "alias" in machine}
     return aliases, next((str(machine["name"]) for machine in known if machine.get("is-default")), "pc")
 

@@ -7,7 +7,8 @@ What may live here: the QMP queries, asked at once where they do not depend on e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,14 +62,16 @@ async def observe(session: Session) -> Observed:
 
     Raises:
         AnswerNotSeen: it did not answer.
+        HypervisorError: what it answered makes no sense.
     """
-    answers = await _ask(session, {**_SHAPE, **_NOW})
-    plugged = {
-        key: ("qom-get", {"path": path, "property": "hotplugged"}) for key, (path, _) in live.device_paths(answers).items()
-    }
-    told, features = await asyncio.gather(_ask(session, plugged), _features(session, answers))
-    found = live.read(answers, {key: value is True for key, value in told.items()})
-    return Observed(live=found, shape=devices.shape({**answers, **features}))
+    with _making_sense(session.host):
+        answers = await _ask(session, {**_SHAPE, **_NOW})
+        plugged = {
+            key: ("qom-get", {"path": path, "property": "hotplugged"}) for key, (path, _) in live.device_paths(answers).items()
+        }
+        told, features = await asyncio.gather(_ask(session, plugged), _features(session, answers))
+        found = live.read(answers, {key: value is True for key, value in told.items()})
+        return Observed(live=found, shape=devices.shape({**answers, **features}))
 
 
 async def shape(session: Session) -> Shape:
@@ -76,9 +79,11 @@ async def shape(session: Session) -> Shape:
 
     Raises:
         AnswerNotSeen: it did not answer.
+        HypervisorError: what it answered makes no sense.
     """
-    answers = await _ask(session, _SHAPE)
-    return devices.shape({**answers, **await _features(session, answers)})
+    with _making_sense(session.host):
+        answers = await _ask(session, _SHAPE)
+        return devices.shape({**answers, **await _features(session, answers)})
 
 
 async def up_to_date(session: Session, line: CommandLine, observed: Observed) -> CommandLine:
@@ -124,9 +129,12 @@ async def command(
     Raises:
         Unsupported: no command line could start the same guest.
         AnswerNotSeen: the guest does not answer.
+        HypervisorError: what it answered makes no sense.
     """
     now = observed.live
-    line = rewrite.with_cpu(await up_to_date(session, leaving.line, observed), now.cpu_type)
+    with _making_sense(session.host):
+        up = await up_to_date(session, leaving.line, observed)
+    line = rewrite.with_cpu(up, now.cpu_type)
     line, moved = rewrite.fitted(rewrite.with_display(line, vnc=now.vnc), taken)
     return rewrite.for_destination(line, aliases=aliases, default_machine=default), moved
 
@@ -150,13 +158,28 @@ def check_same(source: Shape, destination: Shape, *, names: tuple[str, str]) -> 
 
     Raises:
         PrepareFailed: it is not; with every difference.
+        HypervisorError: what one of them answered makes no sense.
     """
-    found = devices.differences(source, destination, names=names)
+    with _making_sense(" or ".join(names)):
+        found = devices.differences(source, destination, names=names)
     if found:
         raise PrepareFailed(
             f"The guest that was started on {names[1]} is not the same machine: {'; '.join(found)}.",
             hint="Undo that difference, or start the guest anew with all its devices on its command line.",
         )
+
+
+@contextlib.contextmanager
+def _making_sense(host: str) -> Iterator[None]:
+    """What is not where QEMU's schema says, or is something else, is an error of the one who said it."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise HypervisorError(
+            f"QEMU on {host} describes its guest in words that make no sense.",
+            host=host,
+            raw=type(error).__name__,
+        ) from error
 
 
 async def _ask(session: Session, questions: Mapping[str, Question]) -> dict[str, object]:
