@@ -45,8 +45,8 @@ STALLED_MS: Final = 1000
 SILENCE_MS: Final = 30_000
 
 
-# What has no way back any more, or has ended by itself. Everything else is over at the deadline, also what never gets going.
-_NO_WAY_BACK: Final = frozenset({JobStatus.POSTCOPY, JobStatus.POSTCOPY_PAUSED, *(one for one in JobStatus if one.is_final)})
+# What is over at the deadline, also where it never got going. A switchover is not: it ends in a moment, and better so.
+_OVER_AT_DEADLINE: Final = frozenset({JobStatus.NONE, JobStatus.SETUP, JobStatus.ACTIVE, JobStatus.UNKNOWN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ def decide(history: History, sample: Progress, limits: Limits, *, silent_ms: int
 
 def _may_give_up(status: JobStatus, limits: Limits) -> bool:
     """A word of tomorrow may be one for post-copy, where post-copy is allowed."""
-    return status not in _NO_WAY_BACK and not (status is JobStatus.UNKNOWN and limits.postcopy)
+    return status in _OVER_AT_DEADLINE and not (status is JobStatus.UNKNOWN and limits.postcopy)
 
 
 def needed_ms(left_bytes: int, bps: int) -> int:
