@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from segue.core.model import Control, Guest, HostFacts, Limits, Outcome, OutcomeKind, Progress, Transport
@@ -75,6 +76,7 @@ def migrate(
     migration_ports: tuple[int, int] | None = None,
     persist: bool | None = None,
     undefine_source: bool | None = None,
+    overrides: Mapping[str, str] | None = None,
     limits: Limits | None = None,
     disks: CopyWish | None = None,
     config: Path | None = None,
@@ -92,6 +94,7 @@ def migrate(
         migration_ports: the first and the last port that it may listen on; the same.
         persist: the destination is to keep the guest's definition; default: where the source has one.
         undefine_source: the source is to forget it; default: as `persist`.
+        overrides: what is another on the destination, as ``{"disk.vda": "/mnt/vda.img"}``; see `MigrationSpec`.
         limits: what may be done to the guest; the defaults of `Limits` when not given.
         disks: how those that are not shared are copied; not given: all must be shared.
         config: the segue.toml to use; the usual places when not given.
@@ -114,6 +117,7 @@ def migrate(
         migration_ports=migration_ports,
         persist=persist,
         undefine_source=undefine_source,
+        overrides=tuple((overrides or {}).items()),
         limits=limits or model.Limits(),
         disks=disks,
     )

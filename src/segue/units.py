@@ -1,4 +1,4 @@
-"""Bytes, rates, durations and ports: the only place that parses, formats and converts them.
+"""Bytes, rates, durations, ports and overrides: the only place that parses, formats and converts them.
 
 Inside Segue a size is an ``int`` of bytes, a rate an ``int`` of bytes per second, a duration an ``int`` of
 milliseconds; the names say so (``*_bytes``, ``*_bps`` for bytes per second, ``*_ms``). People write and read other units,
@@ -10,6 +10,7 @@ What may live here: pure functions on numbers and short strings. No I/O.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from segue.errors import UsageError
@@ -153,3 +154,18 @@ def parse_ports(text: str) -> tuple[int, int]:
     if not 0 < ports[0] <= ports[1] < 1 << 16:
         raise UsageError(f"{text!r} is no range of ports.", hint="Write it like 49152-49215, or one port.")
     return ports
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, str]:
+    """Read ``disk.vda=/mnt/vda.img`` and the like.
+
+    Raises:
+        UsageError: one has no part or no value, or a part comes twice.
+    """
+    overrides: dict[str, str] = {}
+    for text in texts:
+        part, _, value = text.partition("=")
+        if not part or not value or part in overrides:
+            raise UsageError(f"{text!r} sets nothing, or what is set already.", hint="Write it like disk.vda=/mnt/vda.img.")
+        overrides[part] = value
+    return overrides

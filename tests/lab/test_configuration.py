@@ -16,7 +16,7 @@ from segue.lab import Lab, guests
 from segue.lab.guests import GuestSpec, LabGuest
 from segue.lab.shell import Completed
 from tests.lab.conftest import SEGUE
-from tests.lab.test_moves import Ended, segue_migrate
+from tests.lab.test_moves import Ended, homes, segue_migrate
 
 pytestmark = pytest.mark.lab
 
@@ -118,3 +118,18 @@ def wait_until(done: Callable[[], bool]) -> None:
     while not done():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_a_disk_that_has_another_name_on_the_destination(lab: Lab, start_guest: Start) -> None:
+    start_guest(GuestSpec(name=NAME, host="alpha", kind="qemu", local="raw"))
+    here, other = guests.local_disk(NAME), f"{guests.local_disk(NAME)}.elsewhere"
+    refused = moved(lab, "beta", "--set", f"disk.{here}={other}")
+    assert refused.status == 1, refused.stderr
+    assert homes(lab, NAME) == ["alpha"]
+    os.link(lab.host_path("alpha", here), lab.host_path("beta", other))
+    ended = moved(lab, "beta", "--set", f"disk.{here}={other}")
+    assert ended.status == 0, ended.stderr
+    assert moved(lab, "alpha", "--set", f"disk.{other}={here}").status == 0
+    unknown = moved(lab, "beta", "--set", "disk.vdz=/nowhere")
+    assert (unknown.status, f"disk.{here}" in unknown.stderr) == (1, True), unknown.stderr
+    lab.host_path("beta", other).unlink()

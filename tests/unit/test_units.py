@@ -141,3 +141,17 @@ def test_a_rate_that_was_written_reads_back_within_its_rounding(bps):
 @given(st.integers(min_value=0, max_value=59_994))
 def test_a_duration_under_a_minute_reads_back_within_its_rounding(ms):
     assert abs(units.parse_duration_ms(units.format_duration_ms(ms), bare="ms") - ms) <= 5
+
+
+def test_overrides_are_parts_and_values():
+    assert units.parse_overrides(["disk.vda=/mnt/a=b.img", "vnc=:7"]) == {"disk.vda": "/mnt/a=b.img", "vnc": ":7"}
+    for bad in (["vnc"], ["=x"], ["vnc="], ["vnc=:1", "vnc=:2"]):
+        with pytest.raises(UsageError, match="sets nothing"):
+            units.parse_overrides(bad)
+
+
+def test_ports_are_one_or_a_range():
+    assert (units.parse_ports("49152-49215"), units.parse_ports("22")) == ((49152, 49215), (22, 22))
+    for bad in ("", "0", "9-8", "a-b", "1-70000", "-1"):
+        with pytest.raises(UsageError, match="no range of ports"):
+            units.parse_ports(bad)

@@ -38,15 +38,22 @@ app.add_typer(pki.app, name="pki")
 app.add_typer(lab.app, name="lab")
 
 
+def _tell_version(wanted: bool) -> None:  # noqa: FBT001  # typer calls it so
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"segue {version('segue')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _segue(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,  # noqa: FBT002
+    *,
+    version: Annotated[  # its callback has answered
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_tell_version)
+    ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as version_of
-
-        typer.echo(f"segue {version_of('segue')}")
-        raise typer.Exit
+    pass
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import typer
 from segue.cli import exit_codes, render
 from segue.core.model import Control, Limits, Transport
 from segue.core.storage import CopyStorage, CopyWish
-from segue.units import parse_downtime_ms, parse_duration_ms, parse_ports, parse_rate
+from segue.units import parse_downtime_ms, parse_duration_ms, parse_overrides, parse_ports, parse_rate
 
 if TYPE_CHECKING:
     from segue.engine.migration import Migration
@@ -67,6 +67,10 @@ def migrate(
         bool | None,
         typer.Option("--undefine-source/--keep-source", help="Forget its definition on the source; default: where it is kept."),
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PART=VALUE", help="Another disk.ID, nic.ID or vnc on the destination (bare QEMU)."),
+    ] = None,
     max_downtime: Annotated[
         str, typer.Option(metavar="TIME", help="The guest may stand still this long at the switchover (bare: ms).")
     ] = "300ms",
@@ -120,6 +124,7 @@ def migrate(
         migration_ports=parse_ports(migration_ports) if migration_ports else None,
         persist=persist,
         undefine_source=undefine_source,
+        overrides=parse_overrides(overrides or ()),
         limits=limits,
         disks=disks,
     )

@@ -74,6 +74,16 @@ RULES: Final = (
         hint="Leave out --migration-ports, or use another --transport.",
     ),
     Rule(
+        applies=lambda spec, _: _is_libvirt(spec) and bool(spec.overrides),
+        message="Segue does not change the definition of libvirt's guests yet, and {guest} is one.",
+        hint="Leave out --set.",
+    ),
+    Rule(
+        applies=lambda spec, _: spec.disks is not None and any(part.startswith("disk.") for part, _ in spec.overrides),
+        message="A disk is either copied or found under another name.",
+        hint="Choose one of --copy-storage and --set disk.…",
+    ),
+    Rule(
         applies=lambda spec, _: _is_libvirt(spec) and spec.disks is not None,
         message="Segue does not copy disks of libvirt's guests yet, and {guest} is one.",
         hint="Put its disks on storage that both hosts see.",

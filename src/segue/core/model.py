@@ -174,6 +174,8 @@ class MigrationSpec:
         connections: over so many connections at once memory is sent (QEMU: multifd); 1: one stream, as ever.
         persist: the destination is to keep the guest's definition; ``None``: where the source has one.
         undefine_source: the source is to forget it; ``None``: as `persist`.
+        overrides: what is another on the destination, part and value: ``disk.ID`` and its file, ``nic.ID`` and its backend,
+            ``vnc`` and where it listens.
         limits: what may be done to the guest.
         disks: how those that are not shared are copied; ``None``: they are not, all must be shared.
     """
@@ -188,6 +190,7 @@ class MigrationSpec:
     connections: int = 1
     persist: bool | None = None
     undefine_source: bool | None = None
+    overrides: tuple[tuple[str, str], ...] = ()
     limits: Limits = field(default_factory=Limits)
     disks: CopyWish | None = None
 

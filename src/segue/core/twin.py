@@ -8,7 +8,7 @@ command line is refused, with the device named; what is left to chance is found 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -219,8 +219,8 @@ def overridden(line: CommandLine, part: str, value: str) -> CommandLine:
 
     Args:
         line: of the guest.
-        part: ``disk.ID`` (a ``-drive`` or ``-blockdev``: another file), ``nic.ID`` (a ``-netdev``: another backend, as its whole
-            value without the id) or ``vnc`` (its whole value).
+        part: ``disk.ID`` (a ``-drive`` or ``-blockdev``: another file; without an ID its present file stands for it), ``nic.ID``
+            (a ``-netdev``: another backend, as its whole value without the id) or ``vnc`` (its whole value).
         value: what it shall be.
 
     Raises:
@@ -229,7 +229,7 @@ def overridden(line: CommandLine, part: str, value: str) -> CommandLine:
     kind = part.partition(".")[0]
     names = {"disk": ("drive", "blockdev"), "nic": ("netdev",), "vnc": ("vnc",)}.get(kind, ())
     parts = {
-        position: (f"{kind}.{found.get('id') or found.get('node-name')}" if kind != "vnc" else kind, found)
+        position: (f"{kind}.{_id_of(found)}" if kind != "vnc" else kind, found)
         for position, option in enumerate(line.options)
         if option.name in names and (found := fields(option))
     }
@@ -246,10 +246,31 @@ def overridden(line: CommandLine, part: str, value: str) -> CommandLine:
     return replace(line, options=tuple(options))
 
 
+def renamed(line: CommandLine, overrides: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The files of disks that have another name on the destination: theirs on the source, and that.
+
+    Raises:
+        Unsupported: there is no such disk.
+    """
+    files: dict[str, str] = {}
+    for part, value in overrides:
+        if part.startswith("disk."):
+            before, after = set(disk_paths(line)), set(disk_paths(overridden(line, part, value)))
+            files |= dict.fromkeys(before - after, value)
+    return files
+
+
 def _overridden(option: Option, found: Mapping[str, str], value: str) -> Option:
     if option.name == "vnc":
         return replace(option, value=value)
     if option.name == "netdev":
         return replace(option, value=f"{value},id={found['id'].replace(',', ',,')}")
-    key = next((key for key in ("file", "file.filename", "filename") if key in found), "file")
-    return changed(option, {key: value})
+    return changed(option, {_file_key(found): value})
+
+
+def _id_of(found: Mapping[str, str]) -> str:
+    return found.get("id") or found.get("node-name") or found.get(_file_key(found), "")
+
+
+def _file_key(found: Mapping[str, str]) -> str:
+    return next((key for key in ("file", "file.filename", "filename") if key in found), "file")

@@ -97,6 +97,7 @@ class Delegated:
             *(["--postcopy"] if limits.postcopy else []),
             *_PERSIST[asked.persist],
             *_UNDEFINE[asked.undefine_source],
+            *(word for part, value in asked.overrides for word in ("--set", f"{part}={value}")),
             *(["--copy-storage-synchronous-writes"] if disks and disks.synchronous else []),
             *(word for name, value in optional.items() if value for word in (name, value)),
             *("--", self._spec.guest, asked.destination),

@@ -50,7 +50,7 @@ class Request:
         guest: name or UUID.
         destination: a host's name in segue.toml, or a connection URI.
         source: the same; empty: look for the guest on every host of segue.toml.
-        control, transport, connections, persist, undefine_source, limits, disks: as in `MigrationSpec`.
+        control, transport, connections, persist, undefine_source, overrides, limits, disks: as in `MigrationSpec`.
         migration_address, migration_ports: in place of the destination's own, as in `HostAddress`.
         id: this attempt.
     """
@@ -65,6 +65,7 @@ class Request:
     migration_ports: tuple[int, int] | None = None
     persist: bool | None = None
     undefine_source: bool | None = None
+    overrides: tuple[tuple[str, str], ...] = ()
     limits: Limits = field(default_factory=Limits)
     disks: CopyWish | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(6))
@@ -253,6 +254,7 @@ class Migration:
             connections=request.connections,
             persist=request.persist,
             undefine_source=request.undefine_source,
+            overrides=request.overrides,
             limits=request.limits,
             disks=request.disks,
         )

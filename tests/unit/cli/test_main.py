@@ -44,6 +44,11 @@ def test_help_names_every_verb_and_loads_nothing_heavy(config: Path) -> None:
     assert not {"libvirt", "asyncssh", "qemu", "lxml", "pydantic", "rich.live"} & set(loaded.stdout.split())
 
 
+def test_the_version_is_told(config: Path) -> None:
+    shown = segue("--version", config=config)
+    assert (shown.returncode, shown.stdout.split()[0]) == (0, "segue")
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

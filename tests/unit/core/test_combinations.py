@@ -25,6 +25,7 @@ def asked(
     uri: str = "",
     ports: tuple[int, int] | None = None,
     disks: CopyWish | None = None,
+    overrides: tuple[tuple[str, str], ...] = (),
 ) -> tuple[MigrationSpec, HostAddress]:
     spec = MigrationSpec(
         id="1",
@@ -37,6 +38,7 @@ def asked(
         connections=connections,
         limits=Limits(postcopy=postcopy),
         disks=disks,
+        overrides=overrides,
     )
     return spec, HostAddress(name="beta", uri=uri or URIS[driver], driver=driver, migration_ports=ports)
 
@@ -51,6 +53,8 @@ REFUSED = [
     (asked(QEMU, transport=Transport.TUNNELLED, ports=(1000, 1001)), "listens on no port"),
     (asked(QEMU, connections=2, postcopy=True), "does not go with several"),
     (asked(LIBVIRT, disks=CopyWish(how=CopyStorage.ALL)), "libvirt's guests yet, and web1 is one"),
+    (asked(LIBVIRT, overrides=(("vnc", ":1"),)), "does not change the definition"),
+    (asked(QEMU, disks=CopyWish(how=CopyStorage.ALL), overrides=(("disk.a", "/b"),)), "either copied or found"),
     (asked(QEMU, transport=Transport.TLS, disks=CopyWish(how=CopyStorage.ALL)), "Disks are copied in the clear"),
 ]
 

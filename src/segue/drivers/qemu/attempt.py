@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Final
 
 from segue.core import argv
+from segue.core import twin as core_twin
 from segue.core.evidence import Sighting
 from segue.core.model import JobStatus, MigrationSpec, Progress, Transport
 from segue.core.ports import ActionLog
@@ -98,17 +99,19 @@ class QemuAttempt:
             leaving = self._leaving = await self._look_at_both()
             here = await self._held.enter_async_context(self._source.sessions.use(leaving))
             source, destination = self._source.shell, self._destination.shell
+            overrides = self._spec.overrides
+            renamed = core_twin.renamed(leaving.line, overrides)
             (aliases, default), address, self._can, observed, looks = await asyncio.gather(
                 setup.machines(here),
                 self._data_address(),
                 setup.capabilities(here),
-                twin.observe(here),
+                twin.observe(here, renamed),
                 twin.first_look(source, destination, leaving),
             )
             copied = await self._disks.create(here, leaving.cwd) if self._disks else frozenset()
             (command, moved), _ = await asyncio.gather(
-                twin.command(here, leaving, observed, looks[1].taken, aliases=aliases, default=default),
-                twin.check_files(source, destination, leaving, observed.live, looks, copied=copied),
+                twin.command(here, leaving, observed, looks[1].taken, overrides, aliases=aliases, default=default),
+                twin.check_files(source, destination, leaving, observed.live, looks, copied=copied, renamed=renamed),
             )
             arriving = self._arriving = await self._launch(leaving, command)
             there = await self._held.enter_async_context(self._destination.sessions.use(arriving))

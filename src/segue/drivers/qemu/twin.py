@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from segue.core import devices, files, live, reproduce
@@ -19,7 +19,7 @@ from segue.core.devices import Shape
 from segue.core.live import Live
 from segue.core.reproduce import Property
 from segue.core.twin import Port
-from segue.drivers.qemu.files import Look, check, look_at_both
+from segue.drivers.qemu.files import Look, check, look, look_at_both
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Session
 from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed
@@ -57,8 +57,12 @@ class Observed:
     shape: Shape
 
 
-async def observe(session: Session) -> Observed:
+async def observe(session: Session, renamed: Mapping[str, str]) -> Observed:
     """Ask a running QEMU what it has now.
+
+    Args:
+        session: with it.
+        renamed: files that have another name on the destination.
 
     Raises:
         AnswerNotSeen: it did not answer.
@@ -71,7 +75,7 @@ async def observe(session: Session) -> Observed:
         }
         told, features = await asyncio.gather(_ask(session, plugged), _features(session, answers))
         found = live.read(answers, {key: value is True for key, value in told.items()})
-        return Observed(live=found, shape=devices.shape({**answers, **features}))
+        return Observed(live=found, shape=devices.shape({**answers, **features}, files=renamed))
 
 
 async def shape(session: Session) -> Shape:
@@ -114,7 +118,14 @@ async def first_look(source: HostShell, destination: HostShell, leaving: Process
 
 
 async def command(
-    session: Session, leaving: Process, observed: Observed, taken: frozenset[Port], *, aliases: Mapping[str, str], default: str
+    session: Session,
+    leaving: Process,
+    observed: Observed,
+    taken: frozenset[Port],
+    overrides: Sequence[tuple[str, str]],
+    *,
+    aliases: Mapping[str, str],
+    default: str,
 ) -> tuple[CommandLine, tuple[str, ...]]:
     """The command line for the destination, and what could not stay as it is, in words.
 
@@ -123,6 +134,7 @@ async def command(
         leaving: the guest.
         observed: what it has.
         taken: the ports that somebody listens on at the destination.
+        overrides: what is to be another there.
         aliases: machine aliases of the source's QEMU.
         default: its default machine.
 
@@ -136,6 +148,8 @@ async def command(
         up = await up_to_date(session, leaving.line, observed)
     line = rewrite.with_cpu(up, now.cpu_type)
     line, moved = rewrite.fitted(rewrite.with_display(line, vnc=now.vnc), taken)
+    for part, value in overrides:
+        line = rewrite.overridden(line, part, value)
     return rewrite.for_destination(line, aliases=aliases, default_machine=default), moved
 
 
@@ -147,10 +161,30 @@ async def check_files(
     looks: tuple[Look, Look],
     *,
     copied: frozenset[str] = frozenset(),
+    renamed: Mapping[str, str],
 ) -> None:
-    """See that the destination has the files that the guest has now, but for those that are copied. Raises as `files.check`."""
+    """See that the destination has the files that the guest has now, but for those that are copied. Raises as `files.check`.
+
+    Args:
+        source: where it is.
+        destination: where it is to be.
+        leaving: the guest.
+        now: what it has.
+        looks: what was seen of its files on both.
+        copied: files that are.
+        renamed: files that have another name on the destination.
+    """
+    if renamed:
+        looks = looks[0], await _under_other_names(destination, leaving, looks[1], renamed)
     uses = tuple(use for use in files.uses(leaving.line, now) if use.path not in copied)
     await check(source, destination, leaving, uses, looks)
+
+
+async def _under_other_names(destination: HostShell, leaving: Process, there: Look, renamed: Mapping[str, str]) -> Look:
+    """What a destination shows, with each of these files as what it shows under the other name."""
+    other = (await look(destination, leaving, list(renamed.values()))).seen
+    seen = {path: one for path, one in there.seen.items() if path not in renamed}
+    return replace(there, seen={**seen, **{old: other[new] for old, new in renamed.items() if new in other}})
 
 
 def check_same(source: Shape, destination: Shape, *, names: tuple[str, str]) -> None:
