@@ -116,7 +116,8 @@ def write_host(layout: Layout, host: str, hosts: Iterable[str]) -> None:
     for place in (GUEST_LOGS, GUEST_RUN):
         (root / place.lstrip("/")).mkdir(parents=True)
     names = "".join(f"{address(other)} {other}\n" for other in hosts)
-    logged_in = [*processes.environment(layout)[:-1], f"SEGUE_STATE={HOST_STATE}"]  # each host's Segue writes down its own
+    own = f"SEGUE_STATE={HOST_STATE}"  # each host's Segue writes down what it leads itself
+    logged_in = [own if one.startswith("SEGUE_STATE=") else one for one in processes.environment(layout)]
     for path, text in {
         "hostname": f"{host}\n",
         "hosts": f"127.0.0.1 localhost\n{names}",
