@@ -11,6 +11,7 @@ from segue import units
 from segue.lab import Lab
 from segue.lab.guests import GuestSpec, LabGuest
 from segue.lab.layout import GUEST_RUN
+from tests.lab.conftest import SEGUE
 from tests.lab.test_moves import homes, segue_migrate, watched
 
 pytestmark = pytest.mark.lab
@@ -80,3 +81,19 @@ def test_ports_that_are_taken_are_said_to_be(lab: Lab, start_guest: Start) -> No
     assert ended.status == 1
     assert "/etc/pki/qemu" in ended.stderr
     assert homes(lab, guest.name) == ["alpha"]
+
+
+@pytest.mark.parametrize("moment", ["start.acted", "end-source.acted", "close-channel.intended", "define-destination.acted"])
+def test_killed_at_any_moment_nothing_is_left_once_it_is_recovered(lab: Lab, start_guest: Start, moment: str) -> None:
+    guest = start_guest(GuestSpec(name="far", host="alpha", kind="qemu", touch_bytes=16 * units.MIB))
+    words = [SEGUE, "migrate", guest.name, "beta", "--transport", "tls-psk", "--persist"]
+    killed = asyncio.run(lab.run("admin", ["env", f"SEGUE_FAILPOINT={moment}=kill", *words], check=False))
+    assert killed.status == -9, killed.stderr
+    recovered = asyncio.run(lab.run("admin", [SEGUE, "recover"], check=False))
+    assert left(lab) == [], recovered.stderr
+    [home] = homes(lab, guest.name)
+    records = [lab.host_path(host, f"/etc/segue/guests/{guest.name}.json").exists() for host in ("alpha", "beta")]
+    assert records == [False, home == "beta"]
+    there = "alpha" if home == "beta" else "beta"
+    assert asyncio.run(segue_migrate(lab, guest.name, there, "--transport", "tls-psk", "--no-persist")).status == 0
+    lab.host_path(home, f"/etc/segue/guests/{guest.name}.json").unlink(missing_ok=True)

@@ -477,6 +477,8 @@ class QemuAttempt:
         """End the source and remove what it leaves behind. It is ended only when all of the guest has left it."""
         if self._leaving is not None:  # else it was gone when this attempt was taken up
             await self._release_source(self._leaving)
+        await self._close_channel(self._destination, self._arriving)
+        await self._redefine()
         if self._disks:
             await self._disks.keep()
 
@@ -498,8 +500,6 @@ class QemuAttempt:
                 self._last = fold.progress(migration, elapsed_ms=self._elapsed_ms())
         async with self._log.acting(Action.END_SOURCE, f"{self._source.host}, pid {leaving.pid}"):
             await self._quit(self._source, leaving)
-        await self._close_channel(self._destination, self._arriving)
-        await self._redefine()
 
     async def _redefine(self) -> None:
         """Put the launch records where they were asked to be; the destination's first, so that one is always there."""
