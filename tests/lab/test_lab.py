@@ -190,7 +190,8 @@ def interrupted(*_):
     count += 1
 signal.signal(signal.SIGINT, interrupted)
 print("ready", flush=True)
-signal.pause()
+while not count:  # not signal.pause: it would not wake for one that came just before it
+    time.sleep(0.02)
 end = time.monotonic() + 0.2  # a second one, of the same Ctrl-C, would come at once
 while time.monotonic() < end:
     time.sleep(0.02)
