@@ -60,14 +60,9 @@ def test_a_guest_that_does_not_run(lab: Lab, idle: LabGuest) -> None:
         asyncio.run(lab.run("alpha", ["virsh", "-q", "resume", idle.name]))
 
 
-def test_peer_to_peer_of_a_bare_guest(lab: Lab, start_guest: Start) -> None:
-    guest = start_guest(GuestSpec(name="bare", host="alpha", kind="qemu"))
-    refused(lab, guest.name, "beta", "--control", "p2p", status=3, said="no daemon on alpha")
-
-
 def test_peer_to_peer_to_an_address_that_only_admin_understands(lab: Lab, idle: LabGuest) -> None:
     words = (idle.name, "qemu+unix:///system?socket=/nonexistent", "--control", "p2p", "--from", "alpha")
-    refused(lab, *words, status=6, said="does not answer")
+    refused(lab, *words, status=3, said="is not one")
 
 
 def test_two_guests_of_one_name(lab: Lab, start_guest: Start) -> None:

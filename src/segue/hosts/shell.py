@@ -119,7 +119,7 @@ _WRITE: Final = r"""
 umask 077
 new=$1.$$.segue
 trap 'rm -f -- "$new"' EXIT
-: >"$new" && chmod -- "$2" "$new" && cat >"$new" && sync && [ "$(wc -c <"$new")" -eq "$3" ] && mv -f -- "$new" "$1"
+: >"$new" && chmod -- "$2" "$new" && cat >"$new" && sync -- "$new" && [ "$(wc -c <"$new")" -eq "$3" ] && mv -f -- "$new" "$1"
 """
 
 
