@@ -217,11 +217,12 @@ stage() {
 keep() { ! [ -e "$1" ] || ln -- "$1" "$1.segue-old"; }
 swap() { mv -f -- "$1.segue-new" "$1"; }
 forget() { rm -f -- "$1.segue-old"; }
+settle() { sync -- "${1%/*}"; }
 each stage "$@" && each keep "$@" || undo "$@"
 placing=yes
 each swap "$@" || undo "$@"
 each forget "$@"
-sync
+each settle "$@"
 """
 
 
