@@ -285,8 +285,10 @@ async def come_to(stage: Stage, process: asyncio.subprocess.Process, reading: as
     await seen(stage, reading, lambda sample: sample["sent_bytes"] > 0)
     match moment:
         case Moment.POSTCOPY:
-            [migration] = (await stage.segue("status"))[1]
-            await stage.segue("tune", migration["id"], "--postcopy-now")
+            status, under_way, stderr = await stage.segue("status")
+            if not under_way:
+                raise AssertionError(f"nothing is under way (status {status}: {stderr}); it said {stage.outcome}, {stage.stderr}")
+            await stage.segue("tune", under_way[0]["id"], "--postcopy-now")
             await seen(stage, reading, lambda sample: sample["status"].startswith("postcopy"))
         case Moment.SWITCHOVER:  # inside libvirt's call: the domain on the source stands still for some 100 ms
             while process.returncode is None and await domain_runs(stage):

@@ -20,6 +20,8 @@ class Sighting(StrEnum):
     """The host answered, and it has neither the guest nor its definition."""
     DEFINED = "defined"
     """A definition, and nothing that could run."""
+    CRASHED = "crashed"
+    """The same, and the host says that the guest's process died: it neither left nor was shut down."""
     INCOMING = "paused-incoming"
     """A destination that waits for, or receives, the guest; it has never run."""
     RUNNING = "running"
@@ -43,6 +45,11 @@ class Sighting(StrEnum):
     def is_proof(self) -> bool:
         """The host answered, in words we understand."""
         return self not in (Sighting.UNREACHABLE, Sighting.UNKNOWN)
+
+    @property
+    def is_idle(self) -> bool:
+        """The guest certainly executes nothing there, and nothing there is needed by another host."""
+        return self in (Sighting.ABSENT, Sighting.DEFINED, Sighting.CRASHED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

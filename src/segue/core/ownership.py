@@ -65,8 +65,7 @@ class Verdict:
 
 S = Sighting
 
-# What a host shows when the guest certainly executes nothing there and holds nothing that the other side needs.
-_IDLE: Final = frozenset({S.ABSENT, S.DEFINED})
+_IDLE: Final = tuple(sighting for sighting in S if sighting.is_idle)
 _RUNS: Final = frozenset({S.RUNNING, S.PAUSED})
 
 # What a source shows that has stopped for a hand-over.
@@ -78,12 +77,9 @@ OWNERS: Final[dict[tuple[Sighting, Sighting], tuple[Owner, bool]]] = {
     **{(source, idle): (Owner.SOURCE, True) for source in _RUNS for idle in _IDLE},
     **{(source, S.INCOMING): (Owner.SOURCE, False) for source in _RUNS},
     (S.SWITCHOVER, S.INCOMING): (Owner.SOURCE, False),
-    (S.SWITCHOVER, S.ABSENT): (Owner.SOURCE, False),
-    (S.SWITCHOVER, S.DEFINED): (Owner.SOURCE, False),
+    **{(S.SWITCHOVER, idle): (Owner.SOURCE, False) for idle in _IDLE},
     # All was sent and the destination provably cannot run it: the source still holds a whole guest and may go on.
-    (S.POSTMIGRATE, S.ABSENT): (Owner.SOURCE, False),
-    (S.POSTMIGRATE, S.DEFINED): (Owner.SOURCE, False),
-    (S.POSTMIGRATE, S.INCOMING): (Owner.SOURCE, False),
+    **{(S.POSTMIGRATE, idle): (Owner.SOURCE, False) for idle in (*_IDLE, S.INCOMING)},
     # All has arrived and stands still: either side could be told to run; the hand-over says the destination.
     (S.POSTMIGRATE, S.SWITCHOVER): (Owner.DESTINATION, False),
     (S.SWITCHOVER, S.SWITCHOVER): (Owner.SOURCE, False),
@@ -91,12 +87,8 @@ OWNERS: Final[dict[tuple[Sighting, Sighting], tuple[Owner, bool]]] = {
     (S.POSTMIGRATE, S.RUNNING): (Owner.DESTINATION, False),
     (S.POSTMIGRATE, S.PAUSED): (Owner.DESTINATION, False),
     (S.SWITCHOVER, S.RUNNING): (Owner.DESTINATION, False),
-    (S.ABSENT, S.RUNNING): (Owner.DESTINATION, True),
-    (S.DEFINED, S.RUNNING): (Owner.DESTINATION, True),
-    (S.ABSENT, S.PAUSED): (Owner.DESTINATION, True),
-    (S.DEFINED, S.PAUSED): (Owner.DESTINATION, True),
-    (S.ABSENT, S.SWITCHOVER): (Owner.DESTINATION, False),
-    (S.DEFINED, S.SWITCHOVER): (Owner.DESTINATION, False),
+    **{(idle, runs): (Owner.DESTINATION, True) for idle in _IDLE for runs in _RUNS},
+    **{(idle, S.SWITCHOVER): (Owner.DESTINATION, False) for idle in _IDLE},
     # Post-copy: the destination executes, the source still holds pages.
     **{
         (source, destination): (Owner.DESTINATION, False)
@@ -108,10 +100,10 @@ OWNERS: Final[dict[tuple[Sighting, Sighting], tuple[Owner, bool]]] = {
     # Post-copy, and one side is gone with the pages that only it had: no whole guest is anywhere.
     **{(source, idle): (Owner.NOBODY, False) for source in (S.POSTCOPY, S.POSTCOPY_PAUSED) for idle in _IDLE},
     **{(idle, S.POSTCOPY_PAUSED): (Owner.NOBODY, False) for idle in _IDLE},
+    (S.CRASHED, S.POSTCOPY): (Owner.NOBODY, False),
     # Both answered, neither has it: it died. (A half-started destination may still have to be swept away.)
     **{(gone, idle): (Owner.NOBODY, True) for gone in _IDLE for idle in _IDLE},
-    (S.ABSENT, S.INCOMING): (Owner.NOBODY, False),
-    (S.DEFINED, S.INCOMING): (Owner.NOBODY, False),
+    **{(idle, S.INCOMING): (Owner.NOBODY, False) for idle in _IDLE},
 }
 
 

@@ -159,7 +159,7 @@ async def refuse_early(found: Found, destination: Hypervisor) -> None:
             hint="Name another host as the destination.",
         )
     match sighting.sighting:
-        case Sighting.ABSENT | Sighting.DEFINED:
+        case idle if idle.is_idle:
             return
         case Sighting.UNREACHABLE:
             raise HostUnreachable(f"{destination.host} does not answer: {sighting.raw}", host=destination.host, guest_at=where)

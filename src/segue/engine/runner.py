@@ -346,7 +346,7 @@ class Runner:
                 mended = True
                 await self._remedies[verdict.remedy]()
                 continue
-            if verdict.remedy is Remedy.DISCARD or self._now_ms() - began >= self._patience_ms(verdict, proven=proven):
+            if self._now_ms() - began >= self._patience_ms(verdict, proven=proven):
                 self._unsettled = f"{_NOT_SETTLED}{verdict.reason}; {_LEFT_TO_DO[verdict.remedy]}."
                 break
             await asyncio.sleep(PROOF_PAUSE_S)
@@ -354,9 +354,12 @@ class Runner:
 
     def _patience_ms(self, verdict: Verdict, *, proven: bool) -> int:
         """How long to go on looking. Of bare QEMUs that were both seen, nothing more will come: nobody acts on them but Segue."""
+        by_themselves = self._spec.driver is DriverKind.LIBVIRT
+        if verdict.remedy is Remedy.DISCARD:
+            return SEEN_DEADLINE_MS if by_themselves else 0
         if proven:
             return LEFTOVERS_DEADLINE_MS
-        return SEEN_DEADLINE_MS if verdict.remedy is Remedy.ASK and self._spec.driver is DriverKind.QEMU else PROOF_DEADLINE_MS
+        return SEEN_DEADLINE_MS if verdict.remedy is Remedy.ASK and not by_themselves else PROOF_DEADLINE_MS
 
     async def _look(self) -> Verdict:
         source, destination = await asyncio.gather(

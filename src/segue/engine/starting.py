@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from typing import Final
 
 from segue import config
-from segue.core.evidence import Evidence, Sighting
+from segue.core.evidence import Evidence
 from segue.core.model import DriverKind, HostAddress
 from segue.core.ports import Driver
 from segue.engine.inventory import Inventory
 from segue.errors import GuestBusy, GuestNotFound, HostUnreachable, MigrationFailed, SegueError, UsageError
-
-_RESTS: Final = frozenset({Sighting.ABSENT, Sighting.DEFINED})
 
 
 async def start(
@@ -73,7 +70,7 @@ async def _look(inventory: Inventory, address: HostAddress, name: str) -> Eviden
 
 
 def _refuse(name: str, address: HostAddress, seen: Evidence | SegueError) -> None:
-    if isinstance(seen, Evidence) and seen.sighting in _RESTS:
+    if isinstance(seen, Evidence) and seen.sighting.is_idle:
         return
     if isinstance(seen, Evidence) and seen.sighting.is_proof:
         raise GuestBusy(

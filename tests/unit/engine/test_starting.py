@@ -40,7 +40,7 @@ def test_without_a_definition_there_is_nothing_to_start():
         start(world(alpha=Sighting.DEFINED))
 
 
-@pytest.mark.parametrize("shown", [one for one in Sighting if one.is_proof and one not in (Sighting.ABSENT, Sighting.DEFINED)])
+@pytest.mark.parametrize("shown", [one for one in Sighting if one.is_proof and not one.is_idle])
 @pytest.mark.parametrize("host", ["alpha", "beta"])
 def test_a_host_that_has_any_of_it_stands_in_the_way(shown: Sighting, host: str):
     found = world(**{"beta": Sighting.DEFINED, host: shown})

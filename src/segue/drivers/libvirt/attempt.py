@@ -87,6 +87,7 @@ class LibvirtAttempt:
         self._reattached = False
         self._call: asyncio.Future[object] | None = None
         self._resumed_at = 0.0
+        self._gone_at = 0.0
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
 
     async def prepare(self) -> None:
@@ -163,7 +164,9 @@ class LibvirtAttempt:
         """Follow a job that another process began, until there is none; what it came to, the domain on the source tells."""
         name = self._spec.guest
         while (here := await self._source.evidence(name)).sighting.is_proof:
-            if here.sighting in (Sighting.ABSENT, Sighting.DEFINED):
+            if here.sighting is Sighting.CRASHED:
+                raise self._source_died()
+            if here.sighting.is_idle:
                 self._last = replace(await self._completed(), elapsed_ms=self._elapsed_ms(), status=JobStatus.COMPLETED)
                 break
             self._last = await self._sample()
@@ -230,11 +233,39 @@ class LibvirtAttempt:
         try:
             stats, (state, reason) = await self._source.ask(look)
         except HypervisorError:  # the domain has left, or the daemon is busy: the call itself will say
+            await self._see_source_alive()
             return replace(self._last, elapsed_ms=self._elapsed_ms())
         status = fold.status_of(stats, state, reason)
         if status is JobStatus.SETUP and self._last.sent_bytes:  # between the end of the job and the end of the call
             return replace(self._last, elapsed_ms=self._elapsed_ms(), status=JobStatus.SWITCHOVER)
         return fold.progress(stats, elapsed_ms=self._elapsed_ms(), status=status)
+
+    async def _see_source_alive(self) -> None:
+        """Notice a source that died in post-copy: the call may never return then.
+
+        A destination that waits for one of the source's pages answers no libvirtd, and the source's libvirtd waits for the
+        destination's (seen with libvirt 9.0, peer-to-peer).
+
+        Raises:
+            HypervisorError: the source's QEMU is known to have died in post-copy.
+            AnswerNotSeen: it is gone, and the call has not returned for a long time since.
+        """
+        if self._last.status not in _IN_POSTCOPY:
+            return
+        here = await self._source.evidence(self._spec.guest)
+        if here.sighting is Sighting.CRASHED:
+            raise self._source_died()
+        self._gone_at = self._gone_at or time.monotonic() if here.sighting.is_idle else 0.0
+        if self._gone_at and time.monotonic() - self._gone_at > CALL_END_DEADLINE_S:
+            raise self._call_hangs()
+
+    def _call_hangs(self) -> AnswerNotSeen:
+        return AnswerNotSeen(
+            f"The migrate call of {self._spec.guest} did not return within {CALL_END_DEADLINE_S:g} s.", host=self._source.host
+        )
+
+    def _source_died(self) -> HypervisorError:
+        return HypervisorError(f"QEMU of {self._spec.guest} on {self._source.host} died.", host=self._source.host)
 
     async def _completed(self) -> Progress:
         """The statistics that the destination keeps of the migration; the last sample where it keeps none."""
@@ -351,7 +382,7 @@ class LibvirtAttempt:
                 await self._destination.ask(lambda connection: connection.lookupByName(name).destroy())
             there = await self._destination.evidence(name)
         here = await self._source.evidence(name)
-        if here.sighting is Sighting.SWITCHOVER and there.sighting in (Sighting.ABSENT, Sighting.DEFINED):
+        if here.sighting is Sighting.SWITCHOVER and there.sighting.is_idle:
             async with self._log.acting(Action.RESUME_SOURCE, self._source.host):
                 await self._source.ask(lambda connection: connection.lookupByName(name).resume())
 
@@ -365,10 +396,7 @@ class LibvirtAttempt:
         """Take the result of the migrate call, in which the destination was resumed."""
         if self._call is not None:
             if not (await asyncio.wait({self._call}, timeout=CALL_END_DEADLINE_S))[0]:
-                raise AnswerNotSeen(
-                    f"The migrate call of {self._spec.guest} did not return within {CALL_END_DEADLINE_S:g} s.",
-                    host=self._source.host,
-                )
+                raise self._call_hangs()
             await self._result_of_call()
 
     async def _result_of_call(self) -> None:
@@ -395,7 +423,7 @@ class LibvirtAttempt:
             async with self._log.acting(Action.END_SOURCE, self._source.host):
                 await self._source.ask(lambda connection: connection.lookupByName(name).destroy())
             here = await self._source.evidence(name)
-        if here.sighting is Sighting.DEFINED and self._spec.undefines(defined=True):
+        if here.sighting in (Sighting.DEFINED, Sighting.CRASHED) and self._spec.undefines(defined=True):
             keep = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM  # the destination has its own copy or shares this one
             async with self._log.acting(Action.UNDEFINE_SOURCE, self._source.host):
                 await self._source.ask(lambda connection: connection.lookupByName(name).undefineFlags(keep))
@@ -404,7 +432,7 @@ class LibvirtAttempt:
         """End what is left on both hosts; definitions stay."""
         name = self._spec.guest
         for host, action in ((self._source, Action.END_SOURCE), (self._destination, Action.END_DESTINATION)):
-            if (await host.evidence(name)).sighting not in (Sighting.ABSENT, Sighting.DEFINED):
+            if not (await host.evidence(name)).sighting.is_idle:
                 async with self._log.acting(action, host.host):
                     await host.ask(lambda connection: connection.lookupByName(name).destroy())
 

@@ -28,14 +28,23 @@ RUNNING: Final = {
     libvirt.VIR_DOMAIN_RUNNING_POSTCOPY: Sighting.POSTCOPY,
     _RUNNING_POSTCOPY_FAILED: Sighting.POSTCOPY_PAUSED,
 }
-# VIR_DOMAIN_BLOCKED and _PMSUSPENDED hold a whole guest that may go on; _CRASHED and _SHUTOFF hold none.
+# How a domain that is shut off came to that. Of the reasons that are not here, none says that its QEMU died.
+SHUT_OFF: Final = {
+    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: Sighting.CRASHED,
+    libvirt.VIR_DOMAIN_SHUTOFF_FAILED: Sighting.CRASHED,
+}
+# VIR_DOMAIN_BLOCKED and _PMSUSPENDED hold a whole guest that may go on; _CRASHED holds none.
 STATES: Final = {
     libvirt.VIR_DOMAIN_BLOCKED: Sighting.RUNNING,
     libvirt.VIR_DOMAIN_SHUTDOWN: Sighting.RUNNING,
     libvirt.VIR_DOMAIN_PMSUSPENDED: Sighting.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTOFF: Sighting.DEFINED,
-    libvirt.VIR_DOMAIN_CRASHED: Sighting.DEFINED,
+    libvirt.VIR_DOMAIN_CRASHED: Sighting.CRASHED,
 }
+
+
+def is_either_side(state: int, reason: int) -> bool:
+    """Whether a domain in that state is the source or the destination of a migration, which only its job tells."""
+    return (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
 
 
 def sighting(state: int, reason: int, *, incoming: bool) -> Sighting:
@@ -51,6 +60,8 @@ def sighting(state: int, reason: int, *, incoming: bool) -> Sighting:
     if state == libvirt.VIR_DOMAIN_PAUSED:
         seen = PAUSED.get(reason, Sighting.PAUSED)
         return Sighting.INCOMING if incoming and seen is Sighting.SWITCHOVER else seen
+    if state == libvirt.VIR_DOMAIN_SHUTOFF:
+        return SHUT_OFF.get(reason, Sighting.DEFINED)
     return STATES.get(state, Sighting.UNKNOWN)
 
 
@@ -58,6 +69,7 @@ GUEST_STATES: Final = {
     Sighting.RUNNING: GuestState.RUNNING,
     Sighting.PAUSED: GuestState.PAUSED,
     Sighting.DEFINED: GuestState.SHUT_OFF,
+    Sighting.CRASHED: GuestState.SHUT_OFF,
     Sighting.INCOMING: GuestState.MIGRATING_IN,
     Sighting.SWITCHOVER: GuestState.PAUSED,
     Sighting.POSTCOPY: GuestState.MIGRATING_OUT,

@@ -119,7 +119,8 @@ class LibvirtHypervisor:
             try:
                 domain = connection.lookupByName(guest)
                 state, reason = domain.state()
-                _, incoming = _job(domain, state)
+                # The job is asked for only where it tells something: beside a QEMU that does not answer, it does not either.
+                incoming = fold.is_either_side(state, reason) and _job(domain, state)[1]
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return Sighting.ABSENT, "no such domain"

@@ -17,6 +17,7 @@ _STATES = {
     Sighting.POSTCOPY: GuestState.MIGRATING_IN,
     Sighting.INCOMING: GuestState.MIGRATING_IN,
     Sighting.DEFINED: GuestState.SHUT_OFF,
+    Sighting.CRASHED: GuestState.SHUT_OFF,
 }
 
 
