@@ -278,7 +278,7 @@ def test_a_host_that_cannot_be_written_is_left_as_it_was(mended: Lab, how: str) 
 
 
 def test_a_host_that_does_not_answer_is_said_to_be_silent(lab: Lab) -> None:
-    async def both() -> list[Completed]:
+    async def both() -> tuple[Completed, Completed]:
         return await asyncio.gather(call(lab, "verify"), call(lab, "rotate"))
 
     asyncio.run(lab.cut("beta"))
