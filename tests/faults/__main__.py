@@ -19,6 +19,7 @@ from pathlib import Path as FilePath
 from segue.lab import down, up
 from tests.faults.cells import Cell, Fault, Moment, Path, at_random, by_failpoint, by_moment, why_impossible
 from tests.faults.play import play
+from tests.support.labs import lab_name
 
 PAGE = FilePath(__file__).parents[2] / "docs/reference/faults.md"
 
@@ -88,7 +89,7 @@ def main() -> int:
     cells = list(at_random(words.random, words.seed)) or [cell for cell in all_cells if words.only in str(cell)]
     print(f"{len(cells)} cells{f', seed {words.seed}' if words.random else ''}", flush=True)
     began = time.monotonic()
-    ended = asyncio.run(everything(cells, "kills" if words.random else "faults"))
+    ended = asyncio.run(everything(cells, lab_name("kills" if words.random else "faults")))
     if not words.only and not words.random:
         PAGE.write_text(page(ended, (time.monotonic() - began) / 60), encoding="utf-8")
         print(f"wrote {PAGE.name}", file=sys.stderr)

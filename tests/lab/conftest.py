@@ -13,8 +13,9 @@ from segue.lab import Lab, down, guests, up
 from segue.lab.guests import GuestSpec, LabGuest
 from segue.units import parse_rate
 from tests.support.inside import Inside
+from tests.support.labs import lab_name
 
-NAME = "test"
+NAME = lab_name("test")
 SEGUE = str(Path(sys.executable).with_name("segue"))
 
 

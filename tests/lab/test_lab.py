@@ -23,11 +23,12 @@ from segue.errors import CommandFailed, LabError
 from segue.lab import Lab, down, up
 from segue.lab.layout import Layout
 from tests.lab.conftest import SEGUE
+from tests.support.labs import lab_name
 
 pytestmark = pytest.mark.lab
 
-NAME = "testlab"
-KILLED = Layout(name="testkilled")
+NAME = lab_name("testlab")
+KILLED = Layout(name=lab_name("testkilled"))
 RATE_BPS = units.parse_rate("300mbit")
 PYTHON = sys.executable
 DEADLINE_S = 30.0

@@ -25,10 +25,11 @@ from segue.provision.pki.x509 import Pair
 from segue.units import parse_rate
 from tests.faults.play import restart_libvirtd
 from tests.lab.conftest import SEGUE
+from tests.support.labs import lab_name
 
 pytestmark = pytest.mark.lab
 
-NAME = "testpki"
+NAME = lab_name("testpki")
 SERVER, CLIENT = (Identity(Service.LIBVIRT, role) for role in (Role.SERVER, Role.CLIENT))
 QEMU_SERVER = Identity(Service.QEMU, Role.SERVER)
 SERVERS = (SERVER, QEMU_SERVER)
