@@ -21,7 +21,7 @@ from typing import Any
 
 from segue import units
 from segue.engine.failpoints import VARIABLE
-from segue.engine.journal import LEASE_MS
+from segue.engine.journal import LEASE_MS, wall_ms
 from segue.lab import Lab, guests, services
 from segue.lab import hosts as processes
 from segue.lab.guests import GuestSpec
@@ -35,6 +35,7 @@ SEGUE = str(FilePath(sys.executable).with_name("segue"))
 DEADLINE_S = 150.0
 RECOVERED_S = 90.0
 GIVEN_UP_S = 40.0
+MOST_PLAYS = 25
 SLOW = "12MiB/s"
 """Pre-copy takes eight seconds: time for something to die in it."""
 
@@ -44,15 +45,17 @@ class Played:
     """What happened in one cell.
 
     Attributes:
+        source: where the guest ran before.
         said: the outcome that Segue told last, by the process that led or by recovery.
-        recover_s: how long the last `segue recover` took; 0 where it was not needed.
+        recovery: what the last `segue recover` took.
         homes: where the guest's QEMUs are.
         wrong: every promise that was broken; empty when all was kept.
     """
 
     cell: Cell
+    source: str
     said: dict[str, Any]
-    recover_s: float
+    recovery: Recovery
     homes: list[str]
     report: Report
     wrong: list[str] = field(default_factory=list)
@@ -66,18 +69,69 @@ class Played:
             return "moved, then killed there" if self.said.get("outcome") == "moved" else "guest killed; said so"
         if self.said.get("outcome") == "ambiguous":
             return "ambiguous; a person must look"
-        return f"{self.said.get('outcome')}, on {'source' if self.homes == ['alpha'] else 'destination'}"
+        return f"{self.said.get('outcome')}, on {'source' if self.homes == [self.source] else 'destination'}"
+
+    @property
+    def guest_is_whole(self) -> bool:
+        """It came through as if nothing had been, and may play again."""
+        whole = not self.wrong and self.report.clean
+        return whole and self.homes == [self.report.running_on] == [self.said.get("owner")]
+
+
+class Cast:
+    """The guests that play: one of a kind, as long as it comes through whole, for to start one takes longer than most cells."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._free: dict[str, tuple[str, int]] = {}
+
+    async def take(self, kind: str) -> tuple[str, int]:
+        """A guest that runs on one host, and how often it has played."""
+        if kind in self._free:
+            return self._free.pop(kind)
+        name = f"f{secrets.token_hex(3)}"
+        spec = GuestSpec(
+            name=name, host="alpha", kind=kind, disk=True, touch_bytes=32 * units.MIB, set_bytes=8 * units.MIB, rate="4"
+        )
+        await guests.start(self._lab, spec)
+        return name, 0
+
+    async def give_back(self, kind: str, name: str, plays: int, *, whole: bool) -> None:
+        """Keep it for the next cell, or stop it. Its disk's records grow, and with them what the auditor has to read."""
+        if whole and plays < MOST_PLAYS:
+            self._free[kind] = name, plays
+        else:
+            await guests.stop(self._lab, name)
+
+    async def dismiss(self) -> None:
+        """Stop all."""
+        while self._free:
+            await guests.stop(self._lab, self._free.popitem()[1][0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """One `segue recover`: the whole process by the wall clock, Python's start included; 0 where it was not needed.
+
+    Attributes:
+        watched_s: of that, how long it watched a migration that the hypervisors went on with, to its end.
+    """
+
+    took_s: float = 0.0
+    watched_s: float = 0.0
 
 
 class Stage:
     """One cell on its way."""
 
-    def __init__(self, lab: Lab, cell: Cell) -> None:
+    def __init__(self, lab: Lab, cell: Cell, name: str) -> None:
         self.lab = lab
         self.cell = cell
-        self.name = f"f{secrets.token_hex(3)}"
-        self.state = lab.root / f"written-{self.name}"
-        self.hold = lab.root / f"hold-{self.name}"
+        self.name = name
+        [(self.source, _)] = guests.where(lab, name)
+        self.destination = "beta" if self.source == "alpha" else "alpha"
+        self.state = lab.root / f"written-{secrets.token_hex(3)}"
+        self.hold = self.state.with_suffix(".hold")
         self.outcome: dict[str, Any] = {}
         self.sample: dict[str, Any] = {}
         self.stderr = ""
@@ -107,27 +161,27 @@ class Stage:
             case Fault.STOP_SEGUE:
                 process.send_signal(signal.SIGSTOP)
             case Fault.KILL_SOURCE | Fault.KILL_DESTINATION:
-                pid = self.pid_of("alpha" if self.cell.fault is Fault.KILL_SOURCE else "beta")
+                pid = self.pid_of(self.source if self.cell.fault is Fault.KILL_SOURCE else self.destination)
                 if pid is not None:
                     os.kill(pid, signal.SIGKILL)
             case Fault.LIBVIRTD_SOURCE:
-                await restart_libvirtd(self.lab, "alpha")
+                await restart_libvirtd(self.lab, self.source)
             case Fault.LIBVIRTD_DESTINATION:
-                await restart_libvirtd(self.lab, "beta")
+                await restart_libvirtd(self.lab, self.destination)
             case Fault.FULL_DISK:
                 await asyncio.to_thread(fill, self.state)
             case _:
-                await self.lab.cut("beta")
+                await self.lab.cut(self.destination)
 
     async def mend(self) -> None:
         """Undo what a world outside would undo in time, and what recovery is to find undone."""
         match self.cell.fault:
             case Fault.CUT_2:
                 await asyncio.sleep(2)  # the cut itself
-                await self.lab.heal("beta")
+                await self.lab.heal(self.destination)
             case Fault.CUT_20:
                 await asyncio.sleep(20)
-                await self.lab.heal("beta")
+                await self.lab.heal(self.destination)
 
 
 async def restart_libvirtd(lab: Lab, host: str) -> None:
@@ -165,40 +219,27 @@ async def small_disk(stage: Stage) -> AsyncIterator[None]:
         shutil.rmtree(stage.state, ignore_errors=True)
 
 
-async def play(lab: Lab, cell: Cell) -> Played:
-    """Play one cell, from a new guest to the verdict. The lab is as it was afterwards."""
-    stage = Stage(lab, cell)
-    spec = GuestSpec(
-        name=stage.name,
-        host="alpha",
-        kind=cell.path.kind,
-        disk=True,
-        touch_bytes=32 * units.MIB,
-        set_bytes=8 * units.MIB,
-        rate="4",
-    )
+async def play(lab: Lab, cell: Cell, cast: Cast) -> Played:
+    """Play one cell, from a guest that runs to the verdict. The lab is as it was afterwards."""
     for host in ("alpha", "beta"):
         await lab.set_rate(host, parse_rate("300mbit" if cell.moment is Moment.POSTCOPY else "1gbit"))
-    async with small_disk(stage):
-        await guests.start(lab, spec)
-        try:
-            async with observe(lab, stage.name) as watch:
+    name, plays = await cast.take(cell.path.kind)
+    whole, stage = False, Stage(lab, cell, name)
+    try:
+        async with small_disk(stage):
+            async with observe(lab, name) as watch:
                 await migrate(stage)
-                recover_s = await recover(stage)
+                recovery = await recover(stage)
                 report = await watch.report()
-            played = Played(
-                cell=cell,
-                said=stage.outcome,
-                recover_s=recover_s,
-                homes=sorted(host for host, _ in guests.where(lab, stage.name)),
-                report=report,
-            )
-            judge(stage, played)
-            return played
-        finally:
-            await lab.heal("beta")
-            await guests.stop(lab, stage.name)
-            stage.hold.unlink(missing_ok=True)
+            homes = sorted(host for host, _ in guests.where(lab, name))
+            played = Played(cell=cell, source=stage.source, said=stage.outcome, recovery=recovery, homes=homes, report=report)
+            judge(stage, played, await left_behind(stage, homes))
+        whole = played.guest_is_whole
+        return played
+    finally:
+        await lab.heal(stage.destination)
+        await cast.give_back(cell.path.kind, name, plays + 1, whole=whole)
+        stage.hold.unlink(missing_ok=True)
 
 
 async def migrate(stage: Stage) -> None:
@@ -206,7 +247,7 @@ async def migrate(stage: Stage) -> None:
     cell = stage.cell
     held = "" if cell.moment is None else HELD[cell.path].get(cell.moment, "")
     failpoint = f"{cell.failpoint}=kill" if cell.failpoint else f"{held}=hold:{stage.hold}" if held else ""
-    words = [stage.name, "beta", "--control", cell.path.control, "--max-downtime", "400ms"]
+    words = [stage.name, stage.destination, "--control", cell.path.control, "--max-downtime", "400ms"]
     if cell.turning_back or cell.moment in (Moment.PERFORM, Moment.POSTCOPY):
         words += ["--bandwidth", SLOW]
     if cell.moment is Moment.POSTCOPY:
@@ -225,6 +266,8 @@ async def migrate(stage: Stage) -> None:
                     await stage.strike(process)
             elif not cell.failpoint:
                 await come_to(stage, process, reading)
+                if process.returncode is not None:
+                    raise AssertionError(f"it had ended before that moment: {stage.outcome} {stage.stderr}")
                 await stage.strike(process)
                 mending = asyncio.create_task(stage.mend())
                 stage.hold.unlink(missing_ok=True)
@@ -240,6 +283,8 @@ async def migrate(stage: Stage) -> None:
                     process.kill()  # it waits for the link as long as anybody lets it: here a person does not
             await reading
             await process.wait()
+            if cell.failpoint and process.returncode != -signal.SIGKILL:
+                raise AssertionError(f"it never came to that failpoint: {stage.outcome} {stage.stderr}")
     finally:
         if mending is not None:
             await mending
@@ -296,27 +341,30 @@ async def come_to(stage: Stage, process: asyncio.subprocess.Process, reading: as
 
 
 async def domain_runs(stage: Stage) -> bool:
-    pid = stage.pid_of("alpha")
+    pid = stage.pid_of(stage.source)
     if pid is None:
         return False
-    said = await run(stage.lab.enter_argv("alpha", ["virsh", "-q", "-c", "qemu:///system", "domstate", stage.name]), check=False)
+    said = await run(
+        stage.lab.enter_argv(stage.source, ["virsh", "-q", "-c", "qemu:///system", "domstate", stage.name]), check=False
+    )
     return said.stdout.strip() == "running"
 
 
-async def recover(stage: Stage) -> float:
-    """`segue recover` from a fresh process, until it says that all is settled; seconds of the one that settled it."""
+async def recover(stage: Stage) -> Recovery:
+    """`segue recover` from a fresh process, until it says that all is settled; what the one took that settled it."""
     cell = stage.cell
     if cell.fault is Fault.CUT_FOR_GOOD:
-        await stage.lab.heal("beta")
+        await stage.lab.heal(stage.destination)
     if cell.fault is Fault.FULL_DISK:
         (stage.state / "full").unlink(missing_ok=True)
     a_person_decides = cell.kills_the_guest or cell.may_kill_the_guest or died_with_the_destination(cell)
     until_s = time.monotonic() + RECOVERED_S
-    took = 0.0
+    recovery = Recovery()
     while time.monotonic() < until_s and (await stage.segue("status"))[1]:
-        began = time.monotonic()
+        began, began_at_ms = time.monotonic(), wall_ms()
         await stage.segue("recover", deadline_s=100)
-        took = time.monotonic() - began
+        took_s = time.monotonic() - began
+        recovery = Recovery(took_s=took_s, watched_s=await watched_s(stage, began_at_ms))
         if a_person_decides:
             break
         await asyncio.sleep(1)  # as a person would try again; a host that was away frees what dead connections held
@@ -325,7 +373,29 @@ async def recover(stage: Stage) -> float:
         await stage.segue("recover", "--discard", deadline_s=60)  # what a person decides here
     if stage.stopped is not None:
         await wake(stage.stopped)
-    return took
+    return recovery
+
+
+async def watched_s(stage: Stage, began_at_ms: int) -> float:
+    """From the first sample that was taken since then to the last: what the hypervisors still worked on."""
+    history = (await stage.segue("history"))[1]
+    if not history:
+        return 0.0
+    [story] = (await stage.segue("show", history[0]["id"]))[1]
+    times = [sample["at_ms"] for sample in story["samples"] if sample["at_ms"] >= began_at_ms]
+    return (times[-1] - times[0]) / 1000 if times else 0.0
+
+
+async def left_behind(stage: Stage, homes: list[str]) -> list[str]:
+    """What is on the hosts that should not be, beside processes."""
+    left = []
+    for host in stage.lab.hosts:
+        ports = (await stage.lab.run(host, ["ss", "-Hltnp"])).stdout.splitlines()
+        left += [f"{host} listens: {' '.join(line.split())}" for line in ports if "qemu" in line]
+        if stage.cell.path.kind == "libvirt" and homes and host not in homes:
+            defined = (await stage.lab.run(host, ["virsh", "-q", "-c", "qemu:///system", "list", "--all", "--name"])).stdout
+            left += [f"a definition on {host}"] if stage.name in defined.split() else []
+    return left
 
 
 async def learn_outcome(stage: Stage) -> None:
@@ -334,7 +404,7 @@ async def learn_outcome(stage: Stage) -> None:
     if history:
         stage.outcome = history[0]["outcome"] or {}
     elif stage.outcome.get("outcome") in (None, "refused"):
-        stage.outcome = {"outcome": "not begun", "owner": "alpha"}
+        stage.outcome = {"outcome": "not begun", "owner": stage.source}
 
 
 async def wake(stopped: asyncio.subprocess.Process) -> None:
@@ -348,14 +418,14 @@ async def wake(stopped: asyncio.subprocess.Process) -> None:
         await stopped.wait()
 
 
-def judge(stage: Stage, played: Played) -> None:
+def judge(stage: Stage, played: Played, left: list[str]) -> None:
     """The invariants: what may never be, whatever died."""
     report, homes, said, cell = played.report, played.homes, played.said, stage.cell
     may_die = cell.kills_the_guest or cell.may_kill_the_guest or died_with_the_destination(cell)
     killed_there = cell.fault is Fault.KILL_DESTINATION and (cell.moment is Moment.CONFIRM or cell.after_ms is not None)
     disk = report.disk
     # What may have run and died must not be raised from its past: then it stands still, and a person decides.
-    undecided = may_die and said.get("outcome") == "ambiguous" and homes == ["alpha"]
+    undecided = may_die and said.get("outcome") == "ambiguous" and homes == [stage.source]
     monitors = [stage.lab.host_path(host, f"{GUEST_RUN}/{stage.name}.qmp") for host in stage.lab.hosts if host not in homes]
     nobody_was_killed = cell.fault not in (Fault.KILL_SOURCE, Fault.KILL_DESTINATION)
     ends = ("failed", "ambiguous", *(("moved",) if killed_there else ()), *(("not begun",) if cell.after_ms is not None else ()))
@@ -372,6 +442,7 @@ def judge(stage: Stage, played: Played) -> None:
         and not undecided,
         f"said {said.get('outcome')}, the guest is gone": not homes and said.get("outcome") not in ends,
         "left behind: a monitor's socket": nobody_was_killed and any(path.exists() for path in monitors),
+        f"left behind: {', '.join(left)}": bool(left),
     }
     played.wrong += [what for what, is_so in broken.items() if is_so]
 

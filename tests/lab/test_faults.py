@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
 from segue.lab import Lab
 from tests.faults.cells import Cell, Fault, Moment, Path
-from tests.faults.play import play
+from tests.faults.play import Cast, play
 
 pytestmark = pytest.mark.lab
 
@@ -33,8 +34,15 @@ SLICE = [
 ]
 
 
+@pytest.fixture(scope="module")
+def cast(lab: Lab) -> Iterator[Cast]:
+    found = Cast(lab)
+    yield found
+    asyncio.run(found.dismiss())
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("cell", SLICE, ids=str)
-def test_what_died_left_one_copy_and_segue_knows_where(lab: Lab, cell: Cell) -> None:
-    played = asyncio.run(play(lab, cell))
+def test_what_died_left_one_copy_and_segue_knows_where(lab: Lab, cast: Cast, cell: Cell) -> None:
+    played = asyncio.run(play(lab, cell, cast))
     assert played.wrong == [], (played.said, played.report)

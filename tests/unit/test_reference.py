@@ -1,4 +1,4 @@
-"""Pages of docs/reference that are written from the code: they are what the code says.
+"""Pages of docs/reference that are written from the code, or from what was played: they are what that says.
 
 `python -m tests.unit.test_reference` writes them again.
 """
@@ -12,6 +12,8 @@ import pytest
 
 from segue.core.evidence import Evidence, Sighting
 from segue.core.ownership import Remedy, judge
+from tests.faults import results
+from tests.faults.page import page as faults
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
 
@@ -94,11 +96,11 @@ def ownership() -> str:
     )
 
 
-PAGES = {"ownership.md": ownership}
+PAGES = {"ownership.md": ownership, "faults.md": lambda: faults(results.load())}
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_page_says_what_the_code_says(page: str) -> None:
+def test_the_page_says_what_it_is_written_from(page: str) -> None:
     assert (REFERENCE / page).read_text(encoding="utf-8") == PAGES[page]()
 
 

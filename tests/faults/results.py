@@ -1,0 +1,110 @@
+"""What came of each cell, kept beside the page that is written from it: one line a cell, of the last time that it was played.
+
+So a part of the matrix can be played again, on newer code, and the rest stays; and a run that was broken off goes on where it
+was. What may live here: that file, and which code a result is of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path as FilePath
+
+from tests.faults.cells import Cell
+
+HERE = FilePath(__file__).parents[2]
+FILE = HERE / "docs/reference/faults.jsonl"
+CODE = ("src", "guest", "tests/faults")
+"""What a result depends on, as far as it is ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How one cell ended.
+
+    Attributes:
+        cell: in words.
+        kill: its number among the random ones of its seed; 0 for a cell of the matrix.
+        seed: of the random ones.
+        word: what the table says.
+        recover_s: what `segue recover` took; 0 where it was not needed.
+        watched_s: of that, how long it watched the hypervisors go on with the migration.
+        cell_s: all of it, from a guest that runs to the verdict; 0 where that was not kept.
+        day: of the play, as ISO 8601 writes it.
+        commit: the code that was played; with a ``+`` where it was not committed.
+        machine: what it was played on.
+    """
+
+    cell: str
+    kill: int = 0
+    seed: int = 0
+    word: str
+    recover_s: float = 0.0
+    watched_s: float = 0.0
+    cell_s: float = 0.0
+    day: str
+    commit: str
+    machine: str
+
+    @property
+    def key(self) -> tuple[int, int, str]:
+        """What it is the result of."""
+        return self.seed, self.kill, self.cell
+
+    @property
+    def is_good(self) -> bool:
+        """It was played, and no promise was broken."""
+        return not self.word.startswith(("BROKEN", "NOT PLAYED"))
+
+
+def load() -> dict[tuple[int, int, str], Result]:
+    """All that is kept, the newest of each cell."""
+    lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
+    return {result.key: result for result in (Result(**json.loads(line)) for line in lines)}
+
+
+def save(results: dict[tuple[int, int, str], Result]) -> None:
+    """Replace what is kept, as a whole."""
+    kept = [asdict(results[key]) for key in sorted(results)]
+    lines = [json.dumps({name: value for name, value in one.items() if value}, ensure_ascii=False) for one in kept]
+    new = FILE.with_suffix(".new")
+    new.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    new.replace(FILE)
+
+
+def made(cell: Cell, word: str, *, number: int = 0, seed: int = 0, times_s: tuple[float, float, float]) -> Result:
+    """A result of the present code, on this machine: what recovery took, what it watched, the whole cell."""
+    recover_s, watched_s, cell_s = (round(time_s, 2) for time_s in times_s)
+    return Result(
+        cell=str(cell),
+        kill=number,
+        seed=seed,
+        word=word,
+        recover_s=recover_s,
+        watched_s=watched_s,
+        cell_s=cell_s,
+        day=datetime.now(tz=UTC).date().isoformat(),
+        commit=present(),
+        machine=f"{os.cpu_count()} cores, {platform.system()} {platform.release()}",
+    )
+
+
+def git(*words: str) -> subprocess.CompletedProcess[str]:
+    """Git on this checkout, which may be somebody else's."""
+    argv = ["git", "-c", f"safe.directory={HERE}", "-C", str(HERE), *words]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+def present() -> str:
+    """The commit that is checked out; ``unknown`` outside of git."""
+    head = git("rev-parse", "--short=9", "HEAD").stdout.strip() or "unknown"
+    return head + ("+" if git("status", "--porcelain", "--", *CODE).stdout else "")
+
+
+def is_of_present_code(commit: str) -> bool:
+    """Nothing that a result depends on has changed since that commit."""
+    return git("diff", "--quiet", commit.rstrip("+"), "--", *CODE).returncode == 0 and not commit.endswith("+")
