@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from segue.core.model import Control, Guest, HostFacts, Limits, Outcome, OutcomeKind, Progress, Transport
+    from segue.core.model import Control, Guest, HostFacts, Limits, OnMiss, Outcome, OutcomeKind, Progress, Transport
     from segue.core.phases import State
     from segue.core.storage import CopyStorage, CopyWish
     from segue.engine.migration import Migration
@@ -34,6 +34,7 @@ __all__ = [
     "HostFacts",
     "Limits",
     "Migration",
+    "OnMiss",
     "Outcome",
     "OutcomeKind",
     "Progress",
@@ -44,7 +45,7 @@ __all__ = [
     "migrate",
 ]
 
-_MODEL = ("Control", "Guest", "HostFacts", "Limits", "Outcome", "OutcomeKind", "Progress", "Transport")
+_MODEL = ("Control", "Guest", "HostFacts", "Limits", "OnMiss", "Outcome", "OutcomeKind", "Progress", "Transport")
 _HOMES = {
     **dict.fromkeys(_MODEL, "segue.core.model"),
     "State": "segue.core.phases",
@@ -78,6 +79,7 @@ def migrate(
     undefine_source: bool | None = None,
     overrides: Mapping[str, str] | None = None,
     limits: Limits | None = None,
+    policy: str = "",
     disks: CopyWish | None = None,
     config: Path | None = None,
 ) -> Migration:
@@ -96,6 +98,7 @@ def migrate(
         undefine_source: the source is to forget it; default: as `persist`.
         overrides: what is another on the destination, as ``{"disk.vda": "/mnt/vda.img"}``; see `MigrationSpec`.
         limits: what may be done to the guest; the defaults of `Limits` when not given.
+        policy: the name of a ladder in segue.toml; Segue's own when not given.
         disks: how those that are not shared are copied; not given: all must be shared.
         config: the segue.toml to use; the usual places when not given.
 
@@ -119,6 +122,7 @@ def migrate(
         undefine_source=undefine_source,
         overrides=tuple((overrides or {}).items()),
         limits=limits or model.Limits(),
+        policy=policy,
         disks=disks,
     )
     return Migration(request, configuration.load(config))

@@ -6,6 +6,10 @@
     migration_ports = "49152-49215"                               # optional: and to which ports
     ssh_identity = "/etc/segue/id_ed25519"                        # optional
     ssh_known_hosts = "/etc/segue/known_hosts"                    # optional
+    link_speed = "10gbit"                                         # optional: of the network that migrations take
+
+    [policies.patient]                                            # a ladder of one's own: docs/guide/convergence.md
+    rungs = [{ stalled = 3, do = "allow-downtime", downtime = "500ms" }]
 
 Looked for in ``$SEGUE_CONFIG``, ``~/.config/segue/segue.toml``, ``/etc/segue/segue.toml``; the first that exists is used
 alone. What may live here: reading that file into frozen settings, and turning a name or a URI into addresses. pydantic
@@ -16,15 +20,16 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from segue.core.model import DriverKind, HostAddress
+from segue.core.policy import OWN, Decision, Policy, Rung
 from segue.errors import ConfigError, UsageError
-from segue.units import parse_ports
+from segue.units import MAX_DOWNTIME_MS, parse_downtime_ms, parse_duration_ms, parse_percent, parse_ports, parse_rate
 
 _QMP_SCHEMES: Final = frozenset({"qmp", "qmp+ssh"})
 _QEMU_TRANSPORTS: Final = frozenset({"ssh", "tcp", "tls", "unix", "libssh", "libssh2", "ext"})  # libvirt, docs/uri.rst
@@ -37,10 +42,28 @@ class Settings:
     Attributes:
         path: the file it came from, ``None`` when there is none.
         hosts: the addresses of each named host, in the order of the file.
+        policies: ladders that are declared there, by name.
     """
 
     path: Path | None
     hosts: Mapping[str, tuple[HostAddress, ...]]
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+
+    def policy(self, name: str) -> Policy | None:
+        """The ladder of that name; ``None`` for Segue's own, which is made anew for each migration.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        if name in ("", OWN):
+            return None
+        if name not in self.policies:
+            known = ", ".join((OWN, *self.policies))
+            raise UsageError(
+                f"There is no policy {name!r} in {self.path or 'segue.toml (no such file was found)'}.",
+                hint=f"Known policies: {known}. Declare it there, under [policies.{name}].",
+            )
+        return self.policies[name]
 
     def all_addresses(self) -> tuple[HostAddress, ...]:
         """Every address of every named host."""
@@ -109,10 +132,10 @@ def load(path: Path | None = None) -> Settings:
         raise ConfigError(f"{path} cannot be read: {error}.", hint="Name another file with SEGUE_CONFIG.") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
-    return Settings(path=path, hosts=_hosts(path, raw))
+    return _settings(path, raw)
 
 
-def _hosts(path: Path, raw: object) -> dict[str, tuple[HostAddress, ...]]:
+def _settings(path: Path, raw: object) -> Settings:
     from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
     class HostTable(BaseModel):
@@ -122,10 +145,37 @@ def _hosts(path: Path, raw: object) -> dict[str, tuple[HostAddress, ...]]:
         migration_ports: str = ""
         ssh_identity: str = ""
         ssh_known_hosts: str = ""
+        link_speed: str = ""
+
+    class RungTable(BaseModel):
+        model_config = ConfigDict(extra="forbid", frozen=True)
+        do: Decision
+        after: str = ""
+        after_per_gib: str = ""
+        iteration: int | None = Field(None, ge=1)
+        stalled: int | None = Field(None, ge=1)
+        unchanged: str = ""
+        downtime: str = ""
+        times: float | None = Field(None, gt=1)
+        at_most: str = ""
+        throttle: str = ""
+        again: bool = False
+
+    class PolicyTable(BaseModel):
+        model_config = ConfigDict(extra="forbid", frozen=True)
+        why: str = ""
+        start_downtime: str = ""
+        auto_converge: bool | None = None
+        throttle_initial: str = ""
+        throttle_increment: str = ""
+        bandwidth: str = ""
+        least_gib: int = Field(0, ge=0)
+        rungs: list[RungTable] = []
 
     class File(BaseModel):
         model_config = ConfigDict(extra="forbid", frozen=True)
         hosts: dict[str, HostTable] = {}
+        policies: dict[str, PolicyTable] = {}
 
     try:
         file = File.model_validate(raw)
@@ -133,13 +183,70 @@ def _hosts(path: Path, raw: object) -> dict[str, tuple[HostAddress, ...]]:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{path}: {where}: {first['msg']}.", hint="See docs/guide/hosts.md for what may stand there.") from None
-    return {name: tuple(_one_of_each(path, name, table.uris, table)) for name, table in file.hosts.items()}
+    return Settings(
+        path=path,
+        hosts={name: tuple(_one_of_each(path, name, table.uris, table)) for name, table in file.hosts.items()},
+        policies={name: _policy(path, name, table.model_dump()) for name, table in file.policies.items()},
+    )
+
+
+def _policy(path: Path, name: str, table: Mapping[str, Any]) -> Policy:
+    """A ladder as it is declared, judged."""
+    where = f"{path}: policies.{name}"
+    if name == OWN:
+        raise ConfigError(f"{where}: that is the name of Segue's own.", hint="Choose another.")
+    try:
+        rungs = []
+        for number, rung in enumerate(table["rungs"], start=1):
+            where = f"{path}: policies.{name}.rungs, the {number}."
+            rungs.append(_rung(rung))
+        where = f"{path}: policies.{name}"
+        return Policy(
+            name=name,
+            rungs=tuple(rungs),
+            why=table["why"],
+            start_downtime_ms=_read(parse_downtime_ms, table["start_downtime"]),
+            auto_converge=table["auto_converge"],
+            throttle_initial=_read(parse_percent, table["throttle_initial"]),
+            throttle_increment=_read(parse_percent, table["throttle_increment"]),
+            bandwidth_bps=_read(parse_rate, table["bandwidth"]),
+            least_gib=table["least_gib"],
+        )
+    except UsageError as error:
+        raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}.", hint="See docs/guide/convergence.md for what may stand there.") from None
+
+
+def _rung(table: Mapping[str, Any]) -> Rung:
+    return Rung(
+        do=table["do"],
+        after_ms=_read(_seconds, table["after"]),
+        after_ms_per_gib=_read(_seconds, table["after_per_gib"]),
+        iteration=table["iteration"],
+        stalled=table["stalled"],
+        unchanged_ms=_read(_seconds, table["unchanged"]),
+        downtime_ms=_read(parse_downtime_ms, table["downtime"]),
+        times=table["times"],
+        at_most_ms=_read(parse_downtime_ms, table["at_most"]) or MAX_DOWNTIME_MS,
+        throttle_percent=_read(parse_percent, table["throttle"]),
+        again=table["again"],
+    )
+
+
+def _seconds(text: str) -> int:
+    return parse_duration_ms(text, bare="s")
+
+
+def _read(parse: Callable[[str], int], text: str) -> int | None:
+    return parse(text) if text else None
 
 
 def _one_of_each(path: Path, name: str, uris: Iterable[str], common: object) -> Iterable[HostAddress]:
     seen: set[DriverKind] = set()
     try:
         ports = parse_ports(words) if (words := getattr(common, "migration_ports", "")) else None
+        link_bps = parse_rate(words) if (words := getattr(common, "link_speed", "")) else None
     except UsageError as error:
         raise ConfigError(f"{path}: hosts.{name}: {error.message}", hint=error.hint) from None
     for uri in uris:
@@ -156,6 +263,7 @@ def _one_of_each(path: Path, name: str, uris: Iterable[str], common: object) -> 
             driver=driver,
             migration_address=getattr(common, "migration_address", ""),
             migration_ports=ports,
+            link_bps=link_bps,
             ssh_identity=getattr(common, "ssh_identity", ""),
             ssh_known_hosts=getattr(common, "ssh_known_hosts", ""),
         )

@@ -114,6 +114,18 @@ def parse_downtime_ms(text: str) -> int:
     return ms
 
 
+def parse_percent(text: str) -> int:
+    """Read a share such as ``30%`` or ``30`` into whole percent.
+
+    Raises:
+        UsageError: not a share from 1 to 99 percent.
+    """
+    number = text.strip().removesuffix("%").strip()
+    if not number.isascii() or not number.isdigit() or not 1 <= int(number[:4]) <= 99:
+        raise UsageError(f"{text!r} is no share.", hint="Write it like 30%, from 1% to 99%.")
+    return int(number)
+
+
 def format_bytes(count: int) -> str:
     """Write bytes for a person: ``0 B``, ``17.4 MiB``, ``2.00 GiB``."""
     for unit, factor, digits in (("B", 1, 0), ("KiB", KIB, 0), ("MiB", MIB, 1)):

@@ -19,9 +19,9 @@ import pytest
 from segue import units
 from segue.core import ownership
 from segue.core.evidence import Sighting
-from segue.core.model import GuestState, HostAddress, JobStatus, Limits, MigrationSpec, Owner, Progress
+from segue.core.model import DriverKind, GuestState, HostAddress, JobStatus, Limits, MigrationSpec, Owner, Progress
 from segue.core.ports import Attempt, Driver, Hypervisor
-from segue.errors import HostUnreachable
+from segue.errors import HostUnreachable, HypervisorError
 from tests.support.ledger import Ledger
 
 DEADLINE_S = 60.0
@@ -217,6 +217,26 @@ async def goes_over_to_post_copy(bench: Bench) -> None:
     assert statuses[-1] is JobStatus.COMPLETED
 
 
+async def is_steered_on_the_way(bench: Bench) -> None:
+    """All limits can be changed while it is being sent, and are read back; slowing the guest may be refused, in words."""
+    limits = Limits(bandwidth_bps=SLOW_BPS)
+    async with bench.hosts() as (source, destination), bench.attempt(source, destination, limits) as attempt:
+        await attempt.prepare()
+        async for sample in attempt.perform():
+            if sample.status is JobStatus.ACTIVE and sample.sent_bytes:
+                break
+        await attempt.set_max_downtime(700)
+        await attempt.set_bandwidth(2 * SLOW_BPS)
+        steerable = bench.addresses[0].driver is not DriverKind.LIBVIRT
+        with contextlib.nullcontext() if steerable else pytest.raises(HypervisorError, match="cannot be told on the way"):
+            await attempt.set_throttle(40)
+        now = await attempt.settings()
+        assert (now.max_downtime_ms, now.bandwidth_bps) == (700, 2 * SLOW_BPS)
+        await attempt.cancel()
+        await attempt.roll_back()
+        await settle(bench, source, destination, (Sighting.RUNNING, Sighting.ABSENT))
+
+
 async def leaves_no_task_behind(bench: Bench) -> None:
     before = asyncio.all_tasks()
     await moves(bench)
@@ -238,5 +258,6 @@ CHECKS: tuple[Check, ...] = (
     moves_again_after_a_cancel,
     may_be_repeated_after_the_end,
     goes_over_to_post_copy,
+    is_steered_on_the_way,
     leaves_no_task_behind,
 )

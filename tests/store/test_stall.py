@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from segue import units
-from segue.core.convergence import Decision
 from segue.core.model import DriverKind, HostAddress, Limits, MigrationSpec, OutcomeKind, Progress
 from segue.core.phases import State
+from segue.core.policy import Decision
 from segue.core.record import Record
 from segue.drivers.simulated import SimGuest, SimulatedDriver, World, driver
 from segue.engine.journal import PATIENCE_S

@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("migrate")(migrate.migrate)
+app.command("migrate", cls=migrate.Command)(migrate.migrate)
 app.command("guests")(guests.guests)
 app.command("hosts")(hosts.hosts)
 app.command("status")(history.status)

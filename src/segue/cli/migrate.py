@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from segue.cli import exit_codes, render
-from segue.core.model import Control, Limits, Transport
+from segue.core.model import Control, Limits, OnMiss, Transport
 from segue.core.storage import CopyStorage, CopyWish
-from segue.units import parse_downtime_ms, parse_duration_ms, parse_overrides, parse_ports, parse_rate
+from segue.units import parse_bytes, parse_downtime_ms, parse_duration_ms, parse_overrides, parse_percent, parse_ports, parse_rate
 
 if TYPE_CHECKING:
     from segue.engine.migration import Migration
+
+
+class PostCopy(StrEnum):
+    """What may be done with post-copy."""
+
+    NEVER = "never"
+    ALLOWED = "allowed"
+    PREFER = "prefer"
+
+
+class Command(TyperCommand):
+    """``--postcopy`` may stand alone; neither click's parser nor Typer's knows options whose value may be left out."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # typer's own is click's
+        """Say ``--postcopy=allowed`` for ``--postcopy`` that no value follows."""
+        end = args.index("--") if "--" in args else len(args)
+        values = set(PostCopy)
+        full = [
+            f"--postcopy={PostCopy.ALLOWED}"
+            if word == "--postcopy" and place < end and not values & {*args[place + 1 : place + 2]}
+            else word
+            for place, word in enumerate(args)
+        ]
+        return super().parse_args(ctx, full)
+
 
 EPILOG = """Examples:
   segue migrate web1 beta
       names from segue.toml; web1 is looked for on every host
   segue migrate web1 beta --max-downtime 100ms --within 10min --postcopy
       stand still for 100 ms at the most; post-copy when it does not converge
+  segue migrate web1 beta --within 2min --max-slowdown 30% --on-miss suspend
+      slow it by 30 % at the most; not done after two minutes, it stands still while the rest is sent
   segue migrate web1 qemu+ssh://beta/system --from qemu:///system
       no segue.toml at all
   segue migrate ci7 qmp+ssh://root@beta/ --from qmp:///
@@ -75,10 +104,28 @@ def migrate(
         str, typer.Option(metavar="TIME", help="The guest may stand still this long at the switchover (bare: ms).")
     ] = "300ms",
     bandwidth: Annotated[str, typer.Option(metavar="RATE", help="At most this much, as 100MiB/s or 1gbit (bare: MiB/s).")] = "",
-    within: Annotated[str, typer.Option(metavar="TIME", help="Stay on the source when not done by then (bare: seconds).")] = "",
+    within: Annotated[str, typer.Option(metavar="TIME", help="To be done by then (bare: seconds); else --on-miss.")] = "",
+    max_slowdown: Annotated[
+        str, typer.Option(metavar="PERCENT", help="The guest's CPUs may be slowed by so much at the most, as 30%.")
+    ] = "",
+    max_bytes: Annotated[str, typer.Option(metavar="SIZE", help="No more than this over the wire; else --on-miss.")] = "",
+    on_miss: Annotated[
+        OnMiss,
+        typer.Option(
+            help="What to do when it is not done in that time or that much. abort: stay on the source. suspend: stand "
+            "still while the rest is sent. postcopy: go over. extend: say so and go on."
+        ),
+    ] = OnMiss.ABORT,
     postcopy: Annotated[
-        bool, typer.Option("--postcopy", help="Allow post-copy when it does not converge (a link lost then can cost the guest).")
-    ] = False,
+        PostCopy | None,
+        typer.Option(
+            "--postcopy",
+            metavar="[never|allowed|prefer]",
+            help="Post-copy when it does not converge, or as soon as all was sent once (a link lost then can cost the guest); "
+            "alone: allowed.",
+        ),
+    ] = None,
+    policy: Annotated[str, typer.Option(metavar="NAME", help="Climb this ladder of segue.toml in place of Segue's own.")] = "",
     auto_converge: Annotated[bool, typer.Option(help="Let QEMU slow the guest's CPUs when it does not converge.")] = True,
     copy_storage: Annotated[
         CopyStorage | None,
@@ -105,9 +152,13 @@ def migrate(
     limits = Limits(
         max_downtime_ms=parse_downtime_ms(max_downtime),
         bandwidth_bps=parse_rate(bandwidth) if bandwidth else None,
-        postcopy=postcopy,
+        postcopy=postcopy in (PostCopy.ALLOWED, PostCopy.PREFER) or on_miss is OnMiss.POSTCOPY,
+        prefer_postcopy=postcopy is PostCopy.PREFER,
         auto_converge=auto_converge,
+        max_slowdown_percent=parse_percent(max_slowdown) if max_slowdown else None,
         within_ms=parse_duration_ms(within, bare="s") if within else None,
+        max_bytes=parse_bytes(max_bytes) if max_bytes else None,
+        on_miss=on_miss,
     )
     limit_bps = parse_rate(disk_bandwidth) if disk_bandwidth else None
     disks = (
@@ -126,6 +177,7 @@ def migrate(
         undefine_source=undefine_source,
         overrides=parse_overrides(overrides or ()),
         limits=limits,
+        policy=policy,
         disks=disks,
     )
     if detach:

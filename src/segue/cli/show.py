@@ -42,8 +42,9 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     asked = [
         f"downtime at most {limits.max_downtime_ms} ms",
         f"bandwidth {units.format_rate(limits.bandwidth_bps) if limits.bandwidth_bps else 'unlimited'}",
-        f"post-copy {'allowed' if limits.postcopy else 'not allowed'}",
-        f"within {units.format_duration_ms(limits.within_ms)}" if limits.within_ms else "no deadline",
+        f"post-copy {'preferred' if limits.prefer_postcopy else 'allowed' if limits.postcopy else 'not allowed'}",
+        *written.promises(limits),
+        *([f"policy {spec.policy.name}"] if spec.policy else []),
     ]
     facts = [
         ("migration", record.id),
@@ -51,8 +52,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("asked", ", ".join(asked)),
     ]
     if (now := record.settings) is not None:
-        bandwidth = units.format_rate(now.bandwidth_bps) if now.bandwidth_bps else "unlimited"
-        facts.append(("in force", f"downtime at most {now.max_downtime_ms} ms, bandwidth {bandwidth} (read back)"))
+        facts.append(("in force", f"{written.in_force(now)} (read back)"))
     facts.append(("state", f"{record.state}, {'settled' if record.settled else 'not settled'}"))
     if (outcome := record.outcome) is not None:
         downtime = "not said" if outcome.downtime_ms is None else f"{outcome.downtime_ms} ms"

@@ -10,6 +10,7 @@ import typer
 from segue import units
 from segue.cli import render, watch, written
 from segue.cli.written import Id, Json
+from segue.core.model import OnMiss
 
 
 def cancel(migration: Id, *, as_json: Json = False) -> None:
@@ -39,6 +40,14 @@ def tune(
         str, typer.Option(metavar="TIME", help="The guest may stand still this long at the switchover (bare: ms).")
     ] = "",
     bandwidth: Annotated[str, typer.Option(metavar="RATE", help="At most this much, as 100MiB/s or 1gbit (bare: MiB/s).")] = "",
+    within: Annotated[
+        str, typer.Option(metavar="TIME", help="To be done by then, counted from its beginning (bare: seconds).")
+    ] = "",
+    max_slowdown: Annotated[
+        str, typer.Option(metavar="PERCENT", help="The guest's CPUs may be slowed by so much at the most, as 30%.")
+    ] = "",
+    max_bytes: Annotated[str, typer.Option(metavar="SIZE", help="No more than this over the wire, all of it counted.")] = "",
+    on_miss: Annotated[OnMiss | None, typer.Option(help="What to do when it is not done in that time or that much.")] = None,
     postcopy_now: Annotated[bool, typer.Option("--postcopy-now", help="Go over to post-copy now.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -48,6 +57,7 @@ def tune(
     Examples:
       segue tune 3f2a --max-downtime 500ms
       segue tune 3f2a --bandwidth 50MiB/s
+      segue tune 3f2a --within 10min --on-miss suspend
       segue tune 3f2a --postcopy-now
     """  # noqa: D301  # \b is click's mark for "keep these lines"
     import asyncio
@@ -58,15 +68,20 @@ def tune(
     wishes = Wishes(
         max_downtime_ms=units.parse_downtime_ms(max_downtime) if max_downtime else None,
         bandwidth_bps=units.parse_rate(bandwidth) if bandwidth else None,
+        within_ms=units.parse_duration_ms(within, bare="s") if within else None,
+        max_slowdown_percent=units.parse_percent(max_slowdown) if max_slowdown else None,
+        max_bytes=units.parse_bytes(max_bytes) if max_bytes else None,
+        on_miss=on_miss,
         postcopy_now=postcopy_now,
     )
     if wishes == Wishes():
-        raise typer.BadParameter("Say what to change: --max-downtime, --bandwidth or --postcopy-now.")
+        raise typer.BadParameter(
+            "Say what to change: --max-downtime, --bandwidth, --within, --max-slowdown, --max-bytes, --on-miss or --postcopy-now."
+        )
     with written.opened() as store:
         record = store.load(migration)
         settings = asyncio.run(outside.tune(store, record.id, wishes))
     if as_json:
         render.print_json({"id": record.id, **asdict(settings)})
         return
-    rate = units.format_rate(settings.bandwidth_bps) if settings.bandwidth_bps else "unlimited"
-    typer.echo(f"{record.id}: downtime at most {settings.max_downtime_ms} ms, bandwidth {rate}.")
+    typer.echo(f"{record.id}: {written.in_force(settings)}.")

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segue import units
+
 if TYPE_CHECKING:
+    from segue.core.model import Limits
     from segue.core.ports import Store
-    from segue.core.record import Record
+    from segue.core.record import Record, Settings
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="A migration's id, or the beginning of it.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
@@ -40,6 +43,25 @@ def clock(at_ms: int, *, date: bool = True) -> str:
     """A time as people here read it."""
     local = datetime.fromtimestamp(at_ms / 1000, tz=UTC).astimezone()
     return local.strftime("%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S.") + ("" if date else f"{at_ms % 1000:03d}")
+
+
+def promises(limits: Limits | Settings) -> list[str]:
+    """What Segue keeps to by itself, in words."""
+    from segue.core.model import OnMiss
+
+    said = [
+        f"within {units.format_duration_ms(limits.within_ms)}" if limits.within_ms else "no deadline",
+        f"{units.format_bytes(limits.max_bytes)} at most" if limits.max_bytes else "",
+        f"slowed by {limits.max_slowdown_percent} % at most" if limits.max_slowdown_percent else "",
+        f"else {limits.on_miss}" if limits.within_ms or limits.max_bytes or limits.on_miss is not OnMiss.ABORT else "",
+    ]
+    return [words for words in said if words]
+
+
+def in_force(settings: Settings) -> str:
+    """The limits that are in force, in words."""
+    rate = units.format_rate(settings.bandwidth_bps) if settings.bandwidth_bps else "unlimited"
+    return ", ".join((f"downtime at most {settings.max_downtime_ms} ms", f"bandwidth {rate}", *promises(settings)))
 
 
 HEADINGS = ("ID", "BEGAN", "GUEST", "FROM", "TO", "STATE", "LED BY", "LEFT TO DO")

@@ -1,13 +1,14 @@
-"""What to do about a migration that does not converge: `decide(history, limits) -> (decision, reason)`.
+"""What to do about a migration that does not converge: `decide(history, limits, policy) -> (decision, reason)`.
 
 "Remaining" is a saw-tooth: it falls to nearly nothing while an iteration is sent and jumps up when the next one begins, so single
 samples say nothing. What counts is one number an iteration: what was left when it began (V, the bytes the guest dirtied while the
 one before was sent), the most that was ever seen in it. `History` folds samples into that, and only those numbers are compared.
 
 QEMU switches over by itself as soon as what is left fits into the allowed downtime. When V stops falling before that,
-sending on is waste: what the guest dirties while V bytes are sent at B is again V (the fixed point V* = D(V*/B)). Then there
-are three ways out, in this order as far as they are allowed: post-copy at once; throttling by auto-converge, which QEMU climbs by
-itself once it was allowed at the start; and at the deadline, giving up with the guest running on the source.
+sending on is waste: what the guest dirties while V bytes are sent at B is again V (the fixed point V* = D(V*/B)). What is done
+then is data, a ladder (`segue.core.policy`): either one that an operator declared, or the one that `plan` makes. Above every
+ladder stand the promises (`Limits`): a deadline or a budget of bytes that is spent, a guest that is slowed more than was allowed
+end in what was asked for then (`OnMiss`).
 
 What may live here: pure functions on progress samples. No I/O, no clock: time comes in with the samples.
 """
@@ -15,20 +16,11 @@ What may live here: pure functions on progress samples. No I/O, no clock: time c
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Final
 
 from segue import units
-from segue.core.model import JobStatus, Limits, Progress
-
-
-class Decision(StrEnum):
-    """What the runner is to do now."""
-
-    CONTINUE = "continue"
-    START_POSTCOPY = "start-post-copy"
-    GIVE_UP = "give-up"
-
+from segue.core.model import JobStatus, Limits, OnMiss, Progress
+from segue.core.policy import OWN, Decision, Policy, Rung
 
 # V counts as progress when it is at least this much below the best one before it; less is noise of the sampling.
 PROGRESS_MARGIN: Final = 0.05
@@ -69,8 +61,13 @@ class History:
     improved_ms: int = 0
 
 
-def observe(history: History, sample: Progress, limits: Limits) -> History:
+def observe(history: History, sample: Progress, allowed_ms: int) -> History:
     """Take one more sample into the history. Samples outside pre-copy change nothing.
+
+    Args:
+        history: the samples before.
+        sample: the newest one.
+        allowed_ms: the downtime that is allowed now.
 
     An iteration that was seen to begin with less than fits into the allowed downtime was seen too late (a busy hypervisor is slow
     to answer): QEMU would have switched over. It counts neither as progress nor as a stall.
@@ -80,7 +77,7 @@ def observe(history: History, sample: Progress, limits: Limits) -> History:
     if sample.iteration <= history.iteration:
         return replace(history, left_bytes=max(history.left_bytes, sample.ram_remaining_bytes))
     begun = replace(history, iteration=sample.iteration, left_bytes=sample.ram_remaining_bytes)
-    fits = sample.throughput_bps * limits.max_downtime_ms // 1000
+    fits = sample.throughput_bps * allowed_ms // 1000
     # The first iteration carries all memory: what was left then says nothing about dirtying.
     if history.iteration <= 1 or history.left_bytes < fits * (1 - PROGRESS_MARGIN):
         return begun
@@ -89,32 +86,178 @@ def observe(history: History, sample: Progress, limits: Limits) -> History:
     return replace(begun, best_bytes=min(history.best_bytes, history.left_bytes), stalled=history.stalled + 1)
 
 
-def decide(history: History, sample: Progress, limits: Limits, *, silent_ms: int = 0) -> tuple[Decision, str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A decision and its reason.
+
+    Attributes:
+        reason: one sentence.
+        downtime_ms: what is to be allowed, for `Decision.ALLOW_DOWNTIME`.
+        throttle_percent: by how much the guest is to be slowed, for `Decision.THROTTLE`.
+    """
+
+    decision: Decision
+    reason: str
+    downtime_ms: int | None = None
+    throttle_percent: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Climb:
+    """How far up a ladder a migration is.
+
+    Attributes:
+        rung: the next one.
+        downtime_ms: what a rung has allowed; 0: what it began with.
+        acted_ms: when the last rung acted.
+        acted_stalled: how many iterations had stalled then.
+        missed_ms: when a promise was found not to be kept; ``None`` while all are.
+    """
+
+    rung: int = 0
+    downtime_ms: int = 0
+    acted_ms: int = 0
+    acted_stalled: int = 0
+    missed_ms: int | None = None
+
+
+def allowed_ms(limits: Limits, climb: Climb) -> int:
+    """The downtime that is allowed now."""
+    return climb.downtime_ms or limits.max_downtime_ms
+
+
+MISSED_GRACE_MS: Final = 60_000
+"""After the deadline, for what was asked for then to take effect: post-copy starts within a second, and a guest that stands is
+sent within the time of an iteration. What is still in pre-copy then is given up."""
+
+
+def plan(limits: Limits) -> Policy:
+    """The ladder that Segue climbs where no other is asked for.
+
+    Args:
+        limits: what was promised and what is allowed.
+    """
+    rungs: list[Rung] = []
+    if limits.prefer_postcopy:
+        rungs.append(Rung(do=Decision.START_POSTCOPY, iteration=2))
+    elif limits.postcopy:
+        rungs.append(Rung(do=Decision.START_POSTCOPY, stalled=STALLED_ITERATIONS, unchanged_ms=STALLED_MS))
+    return Policy(name=OWN, rungs=tuple(rungs))
+
+
+def decide(
+    history: History, sample: Progress, limits: Limits, policy: Policy, climb: Climb, *, silent_ms: int = 0
+) -> tuple[Choice, Climb]:
     """Say what to do now, and why in one sentence.
 
     Args:
         history: all samples up to now, this one included.
         sample: the newest one.
         limits: what is promised and what is allowed.
+        policy: the ladder that is climbed.
+        climb: how far up it is.
         silent_ms: how long not one byte has been sent.
+
+    Returns:
+        The choice, and how far up the ladder it is once that was done.
     """
-    if _may_give_up(sample.status, limits) and limits.within_ms is not None and sample.elapsed_ms >= limits.within_ms:
-        return Decision.GIVE_UP, f"not done within {units.format_duration_ms(limits.within_ms)}"
+    if miss := _missed(sample, limits):
+        return _on_miss(miss, sample, limits, climb)
     if sample.status is not JobStatus.ACTIVE:
-        return Decision.CONTINUE, f"nothing to steer while {sample.status}"
+        return Choice(decision=Decision.CONTINUE, reason=f"nothing to steer while {sample.status}"), climb
     if silent_ms >= SILENCE_MS:
-        return Decision.GIVE_UP, f"nothing was sent for {units.format_duration_ms(silent_ms)}: the link does not carry"
+        why = f"nothing was sent for {units.format_duration_ms(silent_ms)}: the link does not carry"
+        return Choice(decision=Decision.GIVE_UP, reason=why), climb
+    if history.stalled < climb.acted_stalled:  # it made progress since: what follows is counted from nothing
+        climb = replace(climb, acted_stalled=0)
+    if climb.rung < len(policy.rungs):
+        rung = policy.rungs[climb.rung]
+        conditions = {**rung.when(policy, sample), **_stall(rung, history, sample, climb)}
+        if all(conditions.values()):
+            return _act(rung, history, sample, limits, policy, climb)
+    return Choice(decision=Decision.CONTINUE, reason=_where_it_stands(history, sample, limits, climb)), climb
+
+
+def _missed(sample: Progress, limits: Limits) -> str:
+    """The promise that is not kept, in words; empty when all are, or nothing can be done about it any more."""
+    if not _may_give_up(sample.status, limits):
+        return ""
+    if limits.within_ms is not None and sample.elapsed_ms >= limits.within_ms:
+        return f"not done within {units.format_duration_ms(limits.within_ms)}"
+    if limits.max_bytes is not None and sample.sent_bytes >= limits.max_bytes:
+        return f"{units.format_bytes(sample.sent_bytes)} were sent, and {units.format_bytes(limits.max_bytes)} are allowed"
+    if limits.max_slowdown_percent is not None and sample.throttle_percent > limits.max_slowdown_percent:
+        return f"the guest is slowed by {sample.throttle_percent} %, and {limits.max_slowdown_percent} % are allowed"
+    return ""
+
+
+_MEANS: Final = {
+    OnMiss.ABORT: Decision.GIVE_UP,
+    OnMiss.SUSPEND: Decision.SUSPEND,
+    OnMiss.POSTCOPY: Decision.START_POSTCOPY,
+    OnMiss.EXTEND: Decision.EXTEND,
+}
+
+
+def _on_miss(miss: str, sample: Progress, limits: Limits, climb: Climb) -> tuple[Choice, Climb]:
+    """What was asked for when a promise is missed. What never got going is given up: there is nothing to go on with."""
+    if sample.status is not JobStatus.ACTIVE:
+        return Choice(decision=Decision.GIVE_UP, reason=miss), climb
+    if climb.missed_ms is None:
+        return Choice(decision=_MEANS[limits.on_miss], reason=miss), replace(climb, missed_ms=sample.elapsed_ms)
+    if limits.on_miss is not OnMiss.EXTEND and sample.elapsed_ms - climb.missed_ms >= MISSED_GRACE_MS:
+        why = f"{miss}, and {_MEANS[limits.on_miss]} did not end it"
+        return Choice(decision=Decision.GIVE_UP, reason=why), climb
+    return Choice(decision=Decision.CONTINUE, reason=f"{miss}: {_MEANS[limits.on_miss]} was chosen"), climb
+
+
+def _stall(rung: Rung, history: History, sample: Progress, climb: Climb) -> dict[str, bool]:
+    """The conditions of a rung that hang on how iterations went, in words, each with whether it is met."""
+    since_stalled = climb.acted_stalled if rung.again else 0
+    since_ms = max(history.improved_ms, climb.acted_ms) if rung.again else history.improved_ms
+    met = {}
+    if rung.stalled is not None:
+        met[f"{rung.stalled} iterations bring no progress"] = history.stalled - since_stalled >= rung.stalled
+    if rung.unchanged_ms is not None:
+        long_enough = sample.elapsed_ms - since_ms >= rung.unchanged_ms
+        met[f"{units.format_duration_ms(rung.unchanged_ms)} bring no progress"] = long_enough
+    return met
+
+
+def _act(rung: Rung, history: History, sample: Progress, limits: Limits, policy: Policy, climb: Climb) -> tuple[Choice, Climb]:
+    """Do what a rung says, and step on to the next."""
+    before_ms = allowed_ms(limits, climb)
+    downtime_ms = rung.downtime_ms if rung.times is None else min(round(before_ms * rung.times), rung.at_most_ms)
+    stays = rung.again and (rung.times is None or (downtime_ms or 0) < rung.at_most_ms)
+    after = replace(
+        climb,
+        rung=climb.rung + (not stays),
+        downtime_ms=downtime_ms or before_ms,
+        acted_ms=sample.elapsed_ms,
+        acted_stalled=history.stalled,
+    )
+    words = [*rung.when(policy, sample), *_stall(rung, history, sample, climb)]
+    why = _why(history, sample, before_ms) if history.stalled else " and ".join(words)
+    if downtime_ms is not None:
+        why = f"{downtime_ms} ms: {why}"
+    elif rung.throttle_percent is not None:
+        why = f"{rung.throttle_percent} %: {why}"
+    return Choice(decision=rung.do, reason=why, downtime_ms=downtime_ms, throttle_percent=rung.throttle_percent), after
+
+
+def _where_it_stands(history: History, sample: Progress, limits: Limits, climb: Climb) -> str:
     if history.stalled < STALLED_ITERATIONS or sample.elapsed_ms - history.improved_ms < STALLED_MS:
-        return Decision.CONTINUE, "still converging"
+        return "still converging"
+    return _why(history, sample, allowed_ms(limits, climb))
+
+
+def _why(history: History, sample: Progress, allowed_ms: int) -> str:
     left = history.best_bytes or 0
     needed = units.format_duration_ms(needed_ms(left, sample.throughput_bps))
-    why = (
+    return (
         f"{history.stalled} iterations without progress: each leaves {units.format_bytes(left)} or more, "
-        f"which is {needed} of standstill at {units.format_rate(sample.throughput_bps)}; {limits.max_downtime_ms} ms are allowed"
+        f"which is {needed} of standstill at {units.format_rate(sample.throughput_bps)}; {allowed_ms} ms are allowed"
     )
-    if limits.postcopy:
-        return Decision.START_POSTCOPY, why
-    return Decision.CONTINUE, why
 
 
 def _may_give_up(status: JobStatus, limits: Limits) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from segue.core.policy import Policy
 from segue.core.storage import CopyWish
 
 
@@ -66,6 +67,7 @@ class HostAddress:
         driver: which driver speaks that URI.
         migration_address: where migration data is sent, an IP address or a name; empty: the host in the URI.
         migration_ports: the first and the last port that may be listened on for it; ``None``: the hypervisor's own choice.
+        link_bps: what the network that migrations take carries, in bytes per second on the wire; ``None``: not said.
         ssh_identity: path of the private key for ssh; empty: ssh's own choice.
         ssh_known_hosts: path of the known_hosts file; empty: the user's own.
     """
@@ -75,6 +77,7 @@ class HostAddress:
     driver: DriverKind
     migration_address: str = ""
     migration_ports: tuple[int, int] | None = None
+    link_bps: int | None = None
     ssh_identity: str = ""
     ssh_known_hosts: str = ""
 
@@ -141,6 +144,19 @@ class HostFacts:
     identity: str
 
 
+class OnMiss(StrEnum):
+    """What is done when a promise cannot be kept: the deadline is there, or what may be sent has been sent."""
+
+    ABORT = "abort"
+    """The guest stays on the source."""
+    SUSPEND = "suspend"
+    """The guest stands still for as long as sending what is left takes, and moves."""
+    POSTCOPY = "postcopy"
+    """Post-copy, which nothing that the guest writes can hold up."""
+    EXTEND = "extend"
+    """Say so, and go on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What the operator promised to the guest's users, and what Segue may do to keep it.
@@ -150,15 +166,23 @@ class Limits:
             (migration/options.c, DEFAULT_MIGRATE_SET_DOWNTIME), and so is ours.
         bandwidth_bps: at most this many bytes per second for memory; ``None``: as fast as the path allows.
         postcopy: the guest may be switched to post-copy when pre-copy does not converge.
+        prefer_postcopy: it is switched as soon as all its memory was sent once, converging or not.
         auto_converge: the guest's CPUs may be throttled when pre-copy does not converge.
-        within_ms: give up and cancel when not done after this long; ``None``: no deadline.
+        max_slowdown_percent: by so much of their time at the most; ``None``: as far as QEMU goes.
+        within_ms: it is to be done within this time; ``None``: no deadline.
+        max_bytes: no more than this is to go over the wire; ``None``: whatever it takes.
+        on_miss: what is done when it is not done within that time, or that much.
     """
 
     max_downtime_ms: int = 300
     bandwidth_bps: int | None = None
     postcopy: bool = False
+    prefer_postcopy: bool = False
     auto_converge: bool = True
+    max_slowdown_percent: int | None = None
     within_ms: int | None = None
+    max_bytes: int | None = None
+    on_miss: OnMiss = OnMiss.ABORT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +201,7 @@ class MigrationSpec:
         overrides: what is another on the destination, part and value: ``disk.ID`` and its file, ``nic.ID`` and its backend,
             ``vnc`` and where it listens.
         limits: what may be done to the guest.
+        policy: the ladder that is climbed when it does not converge; ``None``: the one that Segue makes for it.
         disks: how those that are not shared are copied; ``None``: they are not, all must be shared.
     """
 
@@ -192,6 +217,7 @@ class MigrationSpec:
     undefine_source: bool | None = None
     overrides: tuple[tuple[str, str], ...] = ()
     limits: Limits = field(default_factory=Limits)
+    policy: Policy | None = None
     disks: CopyWish | None = None
 
     def persists(self, *, defined: bool) -> bool:

@@ -23,7 +23,8 @@ class Attempt(Protocol):
 
     The engine calls, in this order: `prepare`, `perform`, then `finish` and `confirm`; or, before `finish`, `cancel` and
     `roll_back`.
-    `start_postcopy`, `set_bandwidth`, `set_max_downtime` and `settings` may be called while `perform` is being iterated.
+    `start_postcopy`, `set_bandwidth`, `set_max_downtime`, `set_throttle` and `settings` may be called while `perform` is being
+    iterated.
 
     Where the process that began it has died, another one makes an attempt of its own and calls `reattach` in place of `prepare`.
     Every action on a hypervisor is surrounded by `ActionLog.acting`.
@@ -75,6 +76,14 @@ class Attempt(Protocol):
 
     async def set_bandwidth(self, bps: int) -> None:
         """Send at most so many bytes per second, from now on. May be repeated."""
+        ...
+
+    async def set_throttle(self, percent: int) -> None:
+        """Let auto-converge slow the guest by so much of its CPU time, no more, when it next sees that it must. May be repeated.
+
+        Raises:
+            HypervisorError: it cannot be steered on the way (libvirt), or was not allowed from the start; nothing has changed.
+        """
         ...
 
     async def recover_postcopy(self) -> None:

@@ -10,11 +10,14 @@ a monotonic clock compare them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import TypeVar
 
-from segue.core.model import HostAddress, MigrationSpec, Outcome, Progress
+from segue.core.model import HostAddress, Limits, MigrationSpec, OnMiss, Outcome, Progress
 from segue.core.phases import State
+
+T = TypeVar("T")
 
 
 class Action(StrEnum):
@@ -114,7 +117,27 @@ class Wishes:
     bandwidth_bps: int | None = None
     max_downtime_ms: int | None = None
     postcopy_now: bool = False
+    within_ms: int | None = None
+    max_bytes: int | None = None
+    max_slowdown_percent: int | None = None
+    on_miss: OnMiss | None = None
     revision: int = 0
+
+    def applied(self, limits: Limits) -> Limits:
+        """The limits with what was asked for in their place."""
+        return replace(
+            limits,
+            max_downtime_ms=_first(self.max_downtime_ms, limits.max_downtime_ms),
+            bandwidth_bps=_first(self.bandwidth_bps, limits.bandwidth_bps),
+            within_ms=_first(self.within_ms, limits.within_ms),
+            max_bytes=_first(self.max_bytes, limits.max_bytes),
+            max_slowdown_percent=_first(self.max_slowdown_percent, limits.max_slowdown_percent),
+            on_miss=_first(self.on_miss, limits.on_miss),
+        )
+
+
+def _first(asked: T | None, so_far: T) -> T:
+    return so_far if asked is None else asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +146,7 @@ class Settings:
 
     Attributes:
         revision: of the wishes that it answers; 0: those of the beginning.
+        within_ms, max_bytes, max_slowdown_percent, on_miss: what Segue itself keeps to; no hypervisor knows of them.
         error: why a wish could not be carried out; empty when all were.
     """
 
@@ -130,6 +154,10 @@ class Settings:
     bandwidth_bps: int | None = None
     max_downtime_ms: int | None = None
     postcopy: bool = False
+    within_ms: int | None = None
+    max_bytes: int | None = None
+    max_slowdown_percent: int | None = None
+    on_miss: OnMiss = OnMiss.ABORT
     error: str = ""
 
 

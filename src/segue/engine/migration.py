@@ -51,6 +51,7 @@ class Request:
         destination: a host's name in segue.toml, or a connection URI.
         source: the same; empty: look for the guest on every host of segue.toml.
         control, transport, connections, persist, undefine_source, overrides, limits, disks: as in `MigrationSpec`.
+        policy: the name of a ladder in segue.toml; empty: Segue's own.
         migration_address, migration_ports: in place of the destination's own, as in `HostAddress`.
         id: this attempt.
     """
@@ -67,6 +68,7 @@ class Request:
     undefine_source: bool | None = None
     overrides: tuple[tuple[str, str], ...] = ()
     limits: Limits = field(default_factory=Limits)
+    policy: str = ""
     disks: CopyWish | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(6))
 
@@ -243,6 +245,7 @@ class Migration:
 
     def _spec(self, found: Found, destination: HostAddress) -> MigrationSpec:
         request = self.request
+        policy = self._settings.policy(request.policy)
         return MigrationSpec(
             id=request.id,
             guest=found.guest.name,
@@ -255,7 +258,8 @@ class Migration:
             persist=request.persist,
             undefine_source=request.undefine_source,
             overrides=request.overrides,
-            limits=request.limits,
+            limits=policy.begin_with(request.limits) if policy else request.limits,
+            policy=policy,
             disks=request.disks,
         )
 

@@ -21,10 +21,11 @@ from typing import Final
 
 from segue import units
 from segue.core import convergence, ownership, phases
-from segue.core.convergence import Decision, History
+from segue.core.convergence import Choice, Climb, History
 from segue.core.model import DriverKind, JobStatus, MigrationSpec, Outcome, OutcomeKind, Owner, Progress
 from segue.core.ownership import Remedy, Verdict
 from segue.core.phases import Effect, Fact, State
+from segue.core.policy import Decision
 from segue.core.ports import Attempt, Hypervisor
 from segue.core.record import Record, Settings, Wishes
 from segue.engine import failpoints
@@ -110,7 +111,10 @@ class Runner:
         self._taken_up = False
         self._samples: AsyncIterator[Progress] | None = None
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
+        self._limits = spec.limits
+        self._policy = spec.policy or convergence.plan(spec.limits)
         self._history = History()
+        self._climb = Climb()
         self._steered: list[Steered] = []
         self._owner = Owner.SOURCE
         self._error = ""
@@ -173,6 +177,7 @@ class Runner:
         fact, effects = phases.TAKE_UP[record.state]
         if record.state is not State.BEGIN:
             await self._try(self._attempt.reattach(told_to_run=record.told_to_run), Fact.CHECKED)
+        self._limits = record.wishes.applied(self._limits)
         if record.wishes.cancel:
             self.wish(record.wishes)
         for effect in effects:
@@ -264,8 +269,10 @@ class Runner:
             self._granting = asyncio.create_task(self._tune(wishes))
 
     async def _tune(self, wishes: Wishes) -> None:
+        self._limits = limits = wishes.applied(self._limits)
         try:
             if wishes.max_downtime_ms is not None:
+                self._climb = replace(self._climb, downtime_ms=0)  # what a person asks for goes before what a rung allowed
                 await self._attempt.set_max_downtime(wishes.max_downtime_ms)
             if wishes.bandwidth_bps is not None:
                 await self._attempt.set_bandwidth(wishes.bandwidth_bps)
@@ -274,7 +281,17 @@ class Runner:
             settings, error = await self._attempt.settings(), ""
         except SegueError as failed:
             settings, error = Settings(), failed.message
-        self._journal.settings(replace(settings, revision=wishes.revision, error=error))
+        self._journal.settings(
+            replace(
+                settings,
+                revision=wishes.revision,
+                within_ms=limits.within_ms,
+                max_bytes=limits.max_bytes,
+                max_slowdown_percent=limits.max_slowdown_percent,
+                on_miss=limits.on_miss,
+                error=error,
+            )
+        )
         self._tell(f"asked from outside: {_in_words(wishes)}{f', which failed: {error}' if error else ''}")
 
     def _tell(self, text: str) -> None:
@@ -283,7 +300,7 @@ class Runner:
 
     def _take(self, sample: Progress) -> None:
         self._last = sample
-        self._history = convergence.observe(self._history, sample, self._spec.limits)
+        self._history = convergence.observe(self._history, sample, convergence.allowed_ms(self._limits, self._climb))
         self._journal.sample(sample)
         self._report(sample)
 
@@ -300,19 +317,38 @@ class Runner:
         if (self._heard[0], sample.status) != (sample.sent_bytes, JobStatus.ACTIVE):
             self._heard = (sample.sent_bytes, sample.elapsed_ms)
         silent_ms = sample.elapsed_ms - self._heard[1] if sample.status is JobStatus.ACTIVE else 0
-        decision, reason = convergence.decide(self._history, sample, self._spec.limits, silent_ms=silent_ms)
-        if decision is Decision.CONTINUE or any(done.decision is decision for done in self._steered):
+        choice, self._climb = convergence.decide(
+            self._history, sample, self._limits, self._policy, self._climb, silent_ms=silent_ms
+        )
+        if choice.decision is Decision.CONTINUE:
             return None
-        steered = Steered(decision=decision, reason=reason)
+        steered = Steered(decision=choice.decision, reason=choice.reason)
         self._steered.append(steered)
-        self._journal.note(f"{decision}: {reason}")
+        self._journal.note(f"{steered.decision}: {steered.reason}")
         self._report(steered)
-        if decision is Decision.GIVE_UP:
-            self._error = f"Given up: {reason}."
+        if choice.decision is Decision.GIVE_UP:
+            self._error = f"Given up: {choice.reason}."
             await self._try(self._attempt.cancel(), Fact.BROKE)
             return Fact.BROKE
-        await self._try(self._attempt.start_postcopy(), Fact.POSTCOPY_BEGAN)  # refused: pre-copy simply goes on
+        await self._carry_out(choice)
         return None
+
+    async def _carry_out(self, choice: Choice) -> None:
+        """Do what was chosen. Where it is refused, pre-copy simply goes on, and that is told."""
+        try:
+            match choice.decision:
+                case Decision.ALLOW_DOWNTIME if choice.downtime_ms is not None:
+                    await self._attempt.set_max_downtime(choice.downtime_ms)
+                case Decision.THROTTLE if choice.throttle_percent is not None:
+                    await self._attempt.set_throttle(choice.throttle_percent)
+                case Decision.SUSPEND:
+                    await self._attempt.set_max_downtime(units.MAX_DOWNTIME_MS)
+                case Decision.START_POSTCOPY:
+                    await self._attempt.start_postcopy()
+        except LeaseLost:
+            raise
+        except SegueError as error:
+            self._tell(f"{choice.decision} was refused: {error.message}")
 
     async def _finish(self) -> Fact:
         return await self._try(self._attempt.finish(), Fact.RESUMED)
@@ -486,6 +522,10 @@ def _in_words(wishes: Wishes) -> str:
         f"downtime limit {wishes.max_downtime_ms} ms": wishes.max_downtime_ms is not None,
         f"bandwidth {units.format_rate(wishes.bandwidth_bps or 0)}": wishes.bandwidth_bps is not None,
         "post-copy now": wishes.postcopy_now,
+        f"within {units.format_duration_ms(wishes.within_ms or 0)}": wishes.within_ms is not None,
+        f"at most {units.format_bytes(wishes.max_bytes or 0)}": wishes.max_bytes is not None,
+        f"slowed by {wishes.max_slowdown_percent} % at most": wishes.max_slowdown_percent is not None,
+        f"{wishes.on_miss} when a promise is missed": wishes.on_miss is not None,
         "cancel": wishes.cancel,
     }
     return ", ".join(words for words, asked in parts.items() if asked)

@@ -13,18 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segue.core import convergence
 from segue.core.convergence import (
+    MISSED_GRACE_MS,
     STALLED_ITERATIONS,
     STALLED_MS,
-    Decision,
+    Choice,
+    Climb,
     History,
-    decide,
     eta_ms,
     needed_ms,
     observe,
     percent_held,
+    plan,
 )
-from segue.core.model import JobStatus, Limits, Progress
+from segue.core.model import JobStatus, Limits, OnMiss, Progress
+from segue.core.policy import Decision, Policy, Rung
 from segue.units import GIB, MIB
 
 WIRE = 112 * MIB  # what 1 Gbit/s carries
@@ -44,13 +48,19 @@ def sample(**seen: object) -> Progress:
     return Progress(**{**defaults, **seen})  # type: ignore[arg-type]
 
 
+def decide(history: History, look: Progress, limits: Limits) -> tuple[Decision, str]:
+    """What Segue's own ladder says from its first rung."""
+    choice, _ = convergence.decide(history, look, limits, plan(limits), Climb())
+    return choice.decision, choice.reason
+
+
 def observed(*left_mib: int) -> History:
     """The history of iterations that began with so many MiB left, a second each; the last one is still being sent."""
     history = History()
     for iteration, left in enumerate(left_mib, start=1):
         for share in (1.0, 0.4, 0.02):
             look = sample(elapsed_ms=iteration * 1000, iteration=iteration, ram_remaining_bytes=round(left * share * MIB))
-            history = observe(history, look, Limits(max_downtime_ms=1))
+            history = observe(history, look, 1)
     return history
 
 
@@ -80,7 +90,7 @@ def test_outside_precopy_nothing_is_learned_and_nothing_is_steered(status):
     stalled = History(iteration=9, left_bytes=MIB, best_bytes=MIB, stalled=9)
     look = sample(status=status, iteration=12)
     limits = Limits(postcopy=True)
-    assert observe(stalled, look, limits) == stalled
+    assert observe(stalled, look, 300) == stalled
     assert decide(stalled, look, limits)[0] is Decision.CONTINUE
 
 
@@ -116,7 +126,7 @@ def test_an_iteration_that_was_seen_too_late_counts_for_nothing():
     seen = History()
     for iteration, left_mib in enumerate((1024, 500, 20, 450, 1), start=1):  # 33 MiB fit into 300 ms
         look = sample(iteration=iteration, ram_remaining_bytes=left_mib * MIB)
-        seen = observe(seen, look, Limits(max_downtime_ms=300))
+        seen = observe(seen, look, 300)
     assert (seen.best_bytes, seen.stalled) == (450 * MIB, 0)
 
 
@@ -135,6 +145,154 @@ def test_an_unknown_rate_never_divides():
     assert needed_ms(MIB, 0) == 0
     stalled = observed(1024, 500, 500, 500, 500)
     assert decide(stalled, sample(throughput_bps=0), Limits(postcopy=True))[0] is Decision.START_POSTCOPY
+
+
+# --- promises
+
+MISSES = {
+    "not done within 10.00 s": Limits(within_ms=10_000),
+    "1.00 GiB were sent, and 1.00 GiB are allowed": Limits(max_bytes=GIB),
+    "the guest is slowed by 40 %, and 30 % are allowed": Limits(max_slowdown_percent=30),
+}
+
+
+@pytest.mark.parametrize("reason", MISSES)
+@pytest.mark.parametrize(
+    ("on_miss", "decision"),
+    [
+        (OnMiss.ABORT, Decision.GIVE_UP),
+        (OnMiss.SUSPEND, Decision.SUSPEND),
+        (OnMiss.POSTCOPY, Decision.START_POSTCOPY),
+        (OnMiss.EXTEND, Decision.EXTEND),
+    ],
+)
+def test_a_promise_that_is_missed_ends_in_what_was_asked_for_and_says_which_one(reason, on_miss, decision):
+    limits = replace(MISSES[reason], on_miss=on_miss)
+    missed = sample(elapsed_ms=10_000, sent_bytes=GIB, throttle_percent=40)
+    choice, climb = convergence.decide(History(), missed, limits, plan(limits), Climb())
+    assert (choice.decision, choice.reason) == (decision, reason)
+    if decision is not Decision.GIVE_UP:  # it is done once, and given time
+        choice, climb = convergence.decide(History(), missed, limits, plan(limits), climb)
+        assert choice.decision is Decision.CONTINUE
+
+
+@pytest.mark.parametrize(("on_miss", "decision"), [(OnMiss.SUSPEND, Decision.GIVE_UP), (OnMiss.EXTEND, Decision.CONTINUE)])
+def test_a_way_out_that_leads_nowhere_is_given_up_but_an_extension_has_no_end(on_miss, decision):
+    limits = Limits(within_ms=10_000, on_miss=on_miss)
+    missed = Climb(missed_ms=10_000)
+    early, late = (sample(elapsed_ms=10_000 + MISSED_GRACE_MS - ms) for ms in (1, 0))
+    assert convergence.decide(History(), early, limits, plan(limits), missed)[0].decision is Decision.CONTINUE
+    assert convergence.decide(History(), late, limits, plan(limits), missed)[0].decision is decision
+
+
+# --- ladders
+
+STEPS = Policy(
+    name="steps",
+    start_downtime_ms=100,
+    rungs=(
+        Rung(do=Decision.ALLOW_DOWNTIME, stalled=1, downtime_ms=150),
+        Rung(do=Decision.ALLOW_DOWNTIME, stalled=3, downtime_ms=400),
+        Rung(do=Decision.THROTTLE, stalled=3, throttle_percent=60),
+        Rung(do=Decision.GIVE_UP, stalled=4),
+    ),
+)
+
+
+def climbed(policy: Policy, looks: list[tuple[History, Progress]], limits: Limits | None = None) -> list[Choice]:
+    """All that is done on the way up a ladder."""
+    climb, done = Climb(), []
+    for history, look in looks:
+        choice, climb = convergence.decide(history, look, policy.begin_with(limits or Limits()), policy, climb)
+        if choice.decision is not Decision.CONTINUE:
+            done.append(choice)
+    return done
+
+
+def stalling(counts: list[int]) -> list[tuple[History, Progress]]:
+    return [
+        (History(iteration=2 + n, best_bytes=MIB, stalled=count), sample(elapsed_ms=1000 * n, iteration=2 + n))
+        for n, count in enumerate(counts)
+    ]
+
+
+def test_a_ladder_is_climbed_one_rung_at_a_time_each_when_its_conditions_are_there():
+    done = climbed(STEPS, stalling([0, 1, 1, 2, 3, 3, 3, 4]))
+    assert [(one.decision, one.downtime_ms, one.throttle_percent) for one in done] == [
+        (Decision.ALLOW_DOWNTIME, 150, None),
+        (Decision.ALLOW_DOWNTIME, 400, None),
+        (Decision.THROTTLE, None, 60),
+        (Decision.GIVE_UP, None, None),
+    ]
+    assert "150 ms: 1 iterations without progress" in done[0].reason
+    assert "100 ms are allowed" in done[0].reason
+    assert "150 ms are allowed" in done[1].reason
+
+
+def test_a_rung_that_is_done_again_counts_anew_and_ends_at_its_bound():
+    doubling = Policy(
+        name="doubling",
+        start_downtime_ms=100,
+        rungs=(Rung(do=Decision.ALLOW_DOWNTIME, stalled=2, times=2, at_most_ms=500, again=True),),
+    )
+    assert [one.downtime_ms for one in climbed(doubling, stalling(list(range(12))))] == [200, 400, 500]
+    # what stalled before progress was made does not count
+    assert [one.downtime_ms for one in climbed(doubling, stalling([0, 1, 2, 3, 0, 1, 2]))] == [200, 400]
+
+
+@pytest.mark.parametrize(
+    ("rung", "due_ms"),
+    [
+        (Rung(do=Decision.GIVE_UP, after_ms=5_000), 5_000),
+        (Rung(do=Decision.GIVE_UP, after_ms_per_gib=2_000), 4_000),  # a guest of 1 GiB, which counts as 2
+        (Rung(do=Decision.GIVE_UP, after_ms=1_000, iteration=8), 6_000),
+        (Rung(do=Decision.GIVE_UP, unchanged_ms=3_000), 3_000),
+    ],
+)
+def test_a_rung_waits_for_all_that_is_given(rung, due_ms):
+    policy = Policy(name="one", least_gib=2, rungs=(rung,))
+    climb = Climb()
+    for history, look in stalling([0] * 9):
+        choice, climb = convergence.decide(history, look, Limits(), policy, climb)
+        assert (choice.decision is Decision.GIVE_UP) is (look.elapsed_ms == due_ms)
+        if look.elapsed_ms == due_ms:
+            break
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"do": Decision.GIVE_UP},
+        {"do": Decision.CONTINUE, "stalled": 1},
+        {"do": Decision.ALLOW_DOWNTIME, "stalled": 1},
+        {"do": Decision.ALLOW_DOWNTIME, "stalled": 1, "downtime_ms": 5, "times": 2.0},
+        {"do": Decision.GIVE_UP, "stalled": 1, "downtime_ms": 5},
+        {"do": Decision.THROTTLE, "stalled": 1},
+        {"do": Decision.GIVE_UP, "stalled": 1, "throttle_percent": 5},
+    ],
+)
+def test_a_rung_that_makes_no_sense_is_none(wrong):
+    with pytest.raises(ValueError, match=r"rung|downtime|throttle"):
+        Rung(**wrong)
+
+
+def test_a_ladder_says_what_a_migration_begins_with():
+    policy = Policy(
+        name="p",
+        start_downtime_ms=50,
+        auto_converge=False,
+        bandwidth_bps=MIB,
+        rungs=(Rung(do=Decision.START_POSTCOPY, iteration=2),),
+    )
+    begun = policy.begin_with(Limits(within_ms=7))
+    assert begun == Limits(max_downtime_ms=50, auto_converge=False, bandwidth_bps=MIB, postcopy=True, within_ms=7)
+    assert Policy(name="p").begin_with(begun) == begun
+
+
+def test_post_copy_that_is_preferred_begins_as_soon_as_all_was_sent_once():
+    limits = Limits(postcopy=True, prefer_postcopy=True)
+    assert decide(History(), sample(iteration=1), limits)[0] is Decision.CONTINUE
+    assert decide(History(), sample(iteration=2), limits)[0] is Decision.START_POSTCOPY
 
 
 # --- whole migrations
@@ -173,7 +331,7 @@ def steered(samples: Iterator[Progress], limits: Limits) -> tuple[Decision, Prog
     history = History()
     last = sample()
     for last in samples:
-        history = observe(history, last, limits)
+        history = observe(history, last, limits.max_downtime_ms)
         decision, _ = decide(history, last, limits)
         if decision is not Decision.CONTINUE:
             return decision, last

@@ -197,6 +197,7 @@ class LibvirtAttempt:
         found = self._require_found()
         limits = self._spec.limits
         flags = libvirt.VIR_MIGRATE_LIVE | more_flags
+        parameters: dict[str, object] = {}
         if self._spec.persists(defined=found.persistent):
             flags |= libvirt.VIR_MIGRATE_PERSIST_DEST
         if self._spec.undefines(defined=found.persistent):
@@ -204,9 +205,9 @@ class LibvirtAttempt:
         flags |= _TRANSPORT_FLAGS[self._spec.transport]
         if limits.auto_converge:
             flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+            parameters |= _throttling(self._spec)
         if limits.postcopy:
             flags |= libvirt.VIR_MIGRATE_POSTCOPY
-        parameters: dict[str, object] = {}
         address = self._destination.address
         data_host = address.migration_address or urlsplit(address.uri).hostname
         if data_host and self._spec.transport is not Transport.TUNNELLED:
@@ -337,6 +338,12 @@ class LibvirtAttempt:
         async with self._log.acting(Action.TUNE, f"bandwidth {bps} B/s"):
             await self._source.ask(lambda _: domain.migrateSetMaxSpeed(_mib_per_second(bps)))
 
+    async def set_throttle(self, percent: int) -> None:
+        """Refused: libvirt takes a word about throttling only when a migration begins."""
+        raise HypervisorError(
+            f"libvirt cannot be told on the way by how much ({percent} %) to slow {self._spec.guest}.", host=self._source.host
+        )
+
     async def cancel(self) -> None:
         """Abort the job and wait until the migrate call has returned, one way or the other."""
         if self._found is None or (self._call is None and not self._reattached):
@@ -463,6 +470,26 @@ def _seen(call: asyncio.Future[object]) -> None:
     """Mark the exception as taken: whoever needs it asks for the result."""
     if not call.cancelled():
         call.exception()
+
+
+def _throttling(spec: MigrationSpec) -> dict[str, object]:
+    """By how much auto-converge slows the guest at first, and more each time. libvirt has no word for the most of it.
+
+    Where no more than some slow-down was promised it goes there at once and creeps on from there, so that it is seen in time.
+    """
+    initial = spec.policy.throttle_initial if spec.policy is not None else None
+    increment = spec.policy.throttle_increment if spec.policy is not None else None
+    if (most := spec.limits.max_slowdown_percent) is not None:
+        initial, increment = min(initial or QEMU_INITIAL_PERCENT, most), 1
+    parameters = {
+        libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL: initial,
+        libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT: increment,
+    }
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+QEMU_INITIAL_PERCENT: Final = 20
+"""QEMU's own (migration/options.c, cpu-throttle-initial)."""
 
 
 def _mib_per_second(bps: int) -> int:

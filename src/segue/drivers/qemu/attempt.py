@@ -251,7 +251,7 @@ class QemuAttempt:
         async with self._source.sessions.use(self._need(self._leaving)) as here:
             async with self._log.acting(Action.SET_UP_SOURCE, self._source.host):
                 await setup.set_capabilities(here, self._can, self._capabilities)
-                await setup.set_limits(here, self._spec.limits)
+                await setup.set_limits(here, self._spec.limits, self._spec.policy)
                 uri = await self._way().send(here)
             async with self._log.acting(Action.START, f"{self._source.host} to {self._listens}"):
                 await here.execute("migrate", {"uri": uri})
@@ -344,6 +344,15 @@ class QemuAttempt:
         """From now on."""
         async with self._log.acting(Action.TUNE, f"bandwidth {bps} B/s"):
             await self._tell_source("migrate-set-parameters", setup.bandwidth(bps))
+
+    async def set_throttle(self, percent: int) -> None:
+        """From the next time that QEMU finds the guest too quick: twice more than half of what was sent was dirtied meanwhile."""
+        if not self._spec.limits.auto_converge:
+            raise HypervisorError(
+                f"QEMU of {self._spec.guest} was not made ready to slow it when the migration began.", host=self._source.host
+            )
+        async with self._log.acting(Action.TUNE, f"slow the guest by {percent} %"):
+            await self._tell_source("migrate-set-parameters", setup.throttle(percent))
 
     async def _tell_source(self, command: str, arguments: dict[str, int] | None = None) -> None:
         async with self._source.sessions.use(self._need(self._leaving)) as here:

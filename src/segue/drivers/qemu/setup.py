@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from segue.core.model import Limits, MigrationSpec
+from segue.core.policy import Policy
 from segue.core.record import Settings
 from segue.drivers.qemu.session import Session
 from segue.errors import HypervisorError, Unsupported
@@ -26,6 +27,25 @@ def bandwidth(bps: int | None) -> dict[str, int]:
     In post-copy there is no limit (0): until it is over a broken link may be the end of the guest, so it shall be short.
     """
     return {"max-bandwidth": bps or NO_LIMIT_BPS, "max-postcopy-bandwidth": 0}
+
+
+QEMU_THROTTLE: Final = {"cpu-throttle-initial": 20, "cpu-throttle-increment": 10, "max-cpu-throttle": 99}
+"""QEMU's own (migration/options.c): by so much at first, by so much more each time, and that much at most; in percent."""
+
+
+def throttle(percent: int) -> dict[str, int]:
+    """The parameters that make auto-converge slow the guest by just that much: at once, or in one step from where it is."""
+    return {"cpu-throttle-initial": percent, "cpu-throttle-increment": percent, "max-cpu-throttle": percent}
+
+
+def throttling(limits: Limits, policy: Policy | None) -> dict[str, int]:
+    """The parameters of auto-converge at the start. QEMU keeps those of the last migration: all are set each time."""
+    if policy is not None and policy.throttle_initial is not None:
+        initial, increment = policy.throttle_initial, policy.throttle_increment or QEMU_THROTTLE["cpu-throttle-increment"]
+    else:
+        initial, increment = QEMU_THROTTLE["cpu-throttle-initial"], QEMU_THROTTLE["cpu-throttle-increment"]
+    most = limits.max_slowdown_percent or QEMU_THROTTLE["max-cpu-throttle"]
+    return {"cpu-throttle-initial": min(initial, most), "cpu-throttle-increment": min(increment, most), "max-cpu-throttle": most}
 
 
 # Capability → when it is wanted (qapi/migration.json, MigrationCapability). Everything else is turned off, also what somebody
@@ -106,13 +126,16 @@ async def set_capabilities(session: Session, now: Mapping[str, bool], wanted: fr
         ) from error
 
 
-async def set_limits(session: Session, limits: Limits) -> None:
+async def set_limits(session: Session, limits: Limits, policy: Policy | None = None) -> None:
     """Set what the source is to keep to.
 
     Raises:
         HypervisorError: it refuses one of them.
     """
-    await session.execute("migrate-set-parameters", {"downtime-limit": limits.max_downtime_ms, **bandwidth(limits.bandwidth_bps)})
+    parameters = {"downtime-limit": limits.max_downtime_ms, **bandwidth(limits.bandwidth_bps)}
+    if limits.auto_converge:
+        parameters |= throttling(limits, policy)
+    await session.execute("migrate-set-parameters", parameters)
 
 
 def bracketed(address: str) -> str:

@@ -221,6 +221,13 @@ class SimulatedAttempt:
         async with self._log.acting(Action.TUNE, f"bandwidth {bps} B/s"):
             self._job().bandwidth_bps = bps
 
+    async def set_throttle(self, percent: int) -> None:
+        """From the next iteration on."""
+        if not self._spec.limits.auto_converge:
+            raise HypervisorError("Auto-converge was not allowed from the start.", host=self._source)
+        async with self._log.acting(Action.TUNE, f"slow the guest by {percent} %"):
+            self._job().throttle_percent = percent
+
     async def settings(self) -> Settings:
         """What the job works by."""
         job = self._job()

@@ -99,6 +99,7 @@ class Stream:
     sent_bytes: int = 0
     dirty_bps: int = 0
     downtime_ms: int | None = None
+    throttle_percent: int = 0
 
     @property
     def rate_bps(self) -> int:
@@ -119,7 +120,7 @@ class Stream:
             self._next_iteration()
 
     def _next_iteration(self) -> None:
-        dirtied = self.guest.dirtied(self.round_ms)
+        dirtied = self.guest.dirtied(self.round_ms * (100 - self.throttle_percent) // 100)
         self.dirty_bps = dirtied * 1000 // max(1, self.round_ms)
         if dirtied <= self.rate_bps * self.max_downtime_ms // 1000:
             self.downtime_ms = dirtied * 1000 // self.rate_bps
@@ -142,4 +143,5 @@ class Stream:
             dirty_bps=self.dirty_bps,
             iteration=self.iteration,
             downtime_ms=self.downtime_ms,
+            throttle_percent=self.throttle_percent,
         )
