@@ -8,6 +8,8 @@
     migration = segue.migrate("web1", "beta", max_downtime_ms=100)
     async for event in migration: ...                                   # State, Progress and Steered as they come
 
+    seen = await segue.migrate("web1", "beta").check()                  # preflight alone: a Preflight with every Finding
+
 This is the library's front door; what is not in ``__all__`` may change at any time. Names are loaded when they are first used.
 """
 
@@ -16,13 +18,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from segue.core.model import Control, Guest, HostFacts, Limits, OnMiss, Outcome, OutcomeKind, Progress, Transport
     from segue.core.phases import State
+    from segue.core.preflight.findings import Finding, Severity, Verdict
     from segue.core.storage import CopyStorage, CopyWish
     from segue.engine.migration import Migration
+    from segue.engine.preflight import Preflight
     from segue.engine.runner import Steered
     from segue.errors import SegueError
 
@@ -30,6 +34,7 @@ __all__ = [
     "Control",
     "CopyStorage",
     "CopyWish",
+    "Finding",
     "Guest",
     "HostFacts",
     "Limits",
@@ -37,11 +42,14 @@ __all__ = [
     "OnMiss",
     "Outcome",
     "OutcomeKind",
+    "Preflight",
     "Progress",
     "SegueError",
+    "Severity",
     "State",
     "Steered",
     "Transport",
+    "Verdict",
     "migrate",
 ]
 
@@ -50,7 +58,9 @@ _HOMES = {
     **dict.fromkeys(_MODEL, "segue.core.model"),
     "State": "segue.core.phases",
     **dict.fromkeys(("CopyStorage", "CopyWish"), "segue.core.storage"),
+    **dict.fromkeys(("Finding", "Severity", "Verdict"), "segue.core.preflight.findings"),
     "Migration": "segue.engine.migration",
+    "Preflight": "segue.engine.preflight",
     "Steered": "segue.engine.runner",
     "SegueError": "segue.errors",
 }
@@ -81,6 +91,7 @@ def migrate(
     limits: Limits | None = None,
     policy: str = "",
     disks: CopyWish | None = None,
+    accept: Sequence[str] = (),
     config: Path | None = None,
 ) -> Migration:
     """Move a running guest. Await the result for the `Outcome`, or iterate it for progress first; nothing happens before that.
@@ -100,6 +111,7 @@ def migrate(
         limits: what may be done to the guest; the defaults of `Limits` when not given.
         policy: the name of a ladder in segue.toml; Segue's own when not given.
         disks: how those that are not shared are copied; not given: all must be shared.
+        accept: codes of preflight's blockers past which it is to go all the same.
         config: the segue.toml to use; the usual places when not given.
 
     Raises:
@@ -124,5 +136,6 @@ def migrate(
         limits=limits or model.Limits(),
         policy=policy,
         disks=disks,
+        accept=tuple(accept),
     )
     return Migration(request, configuration.load(config))

@@ -5,6 +5,7 @@ What may live here: the numbers and the way from an outcome or an error to one o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from segue.core.model import Outcome, OutcomeKind
@@ -31,3 +32,8 @@ OF_OUTCOME: Final = {
 def of_outcome(outcome: Outcome) -> int:
     """The exit status for a migration that began."""
     return OF_OUTCOME[outcome.outcome]
+
+
+def of_check(blockers: Sequence[object]) -> int:
+    """The exit status of a look at what stands in the way: as if the migration had been refused."""
+    return OF_OUTCOME[OutcomeKind.REFUSED] if blockers else 0

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from segue.cli import guest, guests, history, hosts, lab, migrate, pki, recover, show, steer, watch
+from segue.cli import check, guest, guests, history, hosts, lab, migrate, pki, recover, show, steer, watch
 from segue.errors import SegueError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("migrate", cls=migrate.Command)(migrate.migrate)
+app.command("check")(check.check)
 app.command("guests")(guests.guests)
 app.command("hosts")(hosts.hosts)
 app.command("status")(history.status)

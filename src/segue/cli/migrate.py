@@ -137,6 +137,10 @@ def migrate(
         typer.Option("--copy-storage-synchronous-writes", help="Copied disks: a write is done when it is on both hosts."),
     ] = False,
     disks_port: Annotated[int, typer.Option(metavar="PORT", help="Copied disks: the destination's port; 0: a free one.")] = 0,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODE", help="Go past this blocker of 'segue check' all the same; may be given again."),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Print the migration's id and come back at once; it goes on by itself.")
     ] = False,
@@ -179,6 +183,7 @@ def migrate(
         limits=limits,
         policy=policy,
         disks=disks,
+        accept=accept or (),
     )
     if detach:
         raise typer.Exit(asyncio.run(_detach(migration, as_json=as_json)))

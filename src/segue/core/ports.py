@@ -15,6 +15,7 @@ from typing import Protocol
 
 from segue.core.evidence import Evidence
 from segue.core.model import Guest, HostAddress, HostFacts, MigrationSpec, Progress
+from segue.core.preflight.facts import Standing
 from segue.core.record import Action, Change, Holder, Lease, Record, Sample, Settings, Story, Wishes
 
 
@@ -164,6 +165,14 @@ class Hypervisor(Protocol):
 
     async def evidence(self, guest: str) -> Evidence:
         """What this host shows of the guest now. Never raises: an unreachable host is evidence too."""
+        ...
+
+    async def standing(self, guest: str) -> Standing:
+        """How a guest stands here, as far as moving it is concerned.
+
+        Raises:
+            HypervisorError: it cannot be seen.
+        """
         ...
 
     async def start(self, guest: str) -> None:

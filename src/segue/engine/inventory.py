@@ -1,8 +1,7 @@
 """Reaches hosts and finds guests on them, all hosts at once.
 
-What may live here: connecting to the addresses of hosts through the drivers, listing, and the refusals that follow from a
-first look: unknown guest, two of one name, not running, the same host, a destination that is already taken. It looks and
-never acts.
+What may live here: connecting to the addresses of hosts through the drivers, listing, and finding the one guest that is meant. It
+looks and never acts. Whether the guest can be moved is `preflight`'s.
 """
 
 from __future__ import annotations
@@ -13,21 +12,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final, Self
 
-from segue.core.evidence import Sighting
 from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts
 from segue.core.ports import Driver, Hypervisor
-from segue.errors import (
-    DestinationTaken,
-    GuestAmbiguous,
-    GuestBusy,
-    GuestNotFound,
-    GuestNotRunning,
-    HostUnreachable,
-    RefusedError,
-    SameHost,
-    SegueError,
-    Unsupported,
-)
+from segue.errors import GuestAmbiguous, GuestNotFound, HostUnreachable, SegueError
 
 CONNECT_DEADLINE_S: Final = 10.0
 """For one host to answer. ssh and TLS over a slow path need a few round trips; a person waits ten seconds and not much longer."""
@@ -140,57 +127,3 @@ def _not_found(name: str, surveys: Sequence[Surveyed]) -> SegueError:
         return next(survey.error for survey in silent if survey.error is not None)
     asked = ", ".join(dict.fromkeys(survey.address.name for survey in surveys)) or "none are configured"
     return GuestNotFound(f"There is no guest {name} (hosts asked: {asked}).", hint="'segue guests' lists all guests.")
-
-
-async def refuse_early(found: Found, destination: Hypervisor) -> None:
-    """Refuse what a first look at both hosts already forbids.
-
-    Raises:
-        RefusedError: one of its kinds; nothing was touched.
-    """
-    guest, source = found.guest, found.hypervisor
-    where = f"it is on {source.host}, {guest.state}; nothing was touched"
-    refuse_state(guest, where)
-    here, there, sighting = await asyncio.gather(source.facts(), destination.facts(), destination.evidence(guest.name))
-    if here.identity == there.identity:
-        raise SameHost(
-            f"{source.host} and {destination.host} are the same host.",
-            guest_at=where,
-            hint="Name another host as the destination.",
-        )
-    match sighting.sighting:
-        case idle if idle.is_idle:
-            return
-        case Sighting.UNREACHABLE:
-            raise HostUnreachable(f"{destination.host} does not answer: {sighting.raw}", host=destination.host, guest_at=where)
-        case _:
-            raise DestinationTaken(
-                f"{destination.host} already has a guest {guest.name}: {sighting.sighting} ({sighting.raw}).",
-                guest_at=where,
-                hint=f"Look at it with 'segue guests {destination.host}'; only a person can say which of the two is wanted.",
-            )
-
-
-def refuse_state(guest: Guest, where: str) -> None:
-    """Refuse a guest that cannot be moved live in the state it is in.
-
-    Raises:
-        GuestNotRunning, GuestBusy, Unsupported.
-    """
-    if guest.obstacle:
-        raise Unsupported(guest.obstacle, guest_at=where)
-    match guest.state:
-        case GuestState.RUNNING:
-            return
-        case GuestState.MIGRATING_IN | GuestState.MIGRATING_OUT:
-            raise GuestBusy(
-                f"A migration of {guest.name} is already under way.", guest_at=where, hint="Wait for it to end, or cancel it."
-            )
-        case GuestState.UNKNOWN:
-            raise RefusedError(f"{guest.name} is in a state that Segue does not know.", guest_at=where)
-        case _:
-            raise GuestNotRunning(
-                f"Guest {guest.name} does not run, so there is nothing to move live.",
-                guest_at=where,
-                hint="Start or resume it first.",
-            )

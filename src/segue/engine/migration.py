@@ -24,12 +24,13 @@ from segue.core.ports import Hypervisor, Store
 from segue.core.record import Record
 from segue.core.storage import CopyWish
 from segue.drivers import driver as driver_of_kind
-from segue.engine import detached
+from segue.engine import detached, preflight
 from segue.engine.delegated import Delegated
-from segue.engine.inventory import Found, Inventory, refuse_early
+from segue.engine.inventory import Found, Inventory
 from segue.engine.journal import wall_ms
 from segue.engine.leader import DriverOf, Leader, never_begun
-from segue.engine.runner import Event
+from segue.engine.preflight import Preflight
+from segue.engine.runner import Event, Told
 from segue.errors import (
     MigrationCancelled,
     MigrationFailed,
@@ -53,6 +54,7 @@ class Request:
         control, transport, connections, persist, undefine_source, overrides, limits, disks: as in `MigrationSpec`.
         policy: the name of a ladder in segue.toml; empty: Segue's own.
         migration_address, migration_ports: in place of the destination's own, as in `HostAddress`.
+        accept: codes of preflight's blockers past which it is to go all the same.
         id: this attempt.
     """
 
@@ -70,6 +72,7 @@ class Request:
     limits: Limits = field(default_factory=Limits)
     policy: str = ""
     disks: CopyWish | None = None
+    accept: tuple[str, ...] = ()
     id: str = field(default_factory=lambda: secrets.token_hex(6))
 
 
@@ -231,9 +234,10 @@ class Migration:
         opening = asyncio.create_task(asyncio.to_thread(self._open))
         try:
             found, destination = await self._look(inventory)
-            combinations.refuse(self._spec(found, destination), destination)
-            there = await inventory.connect(destination)
-            await refuse_early(found, there)
+            there, seen = await self._preflight(inventory, found, destination)
+            preflight.refuse(found, seen)
+            for warning in preflight.warnings(seen):
+                self._events.put_nowait(Told(text=warning))
         finally:
             await asyncio.wait({opening})
             self._store = None if opening.exception() else opening.result()
@@ -242,6 +246,24 @@ class Migration:
             spec=self._spec(found, destination), source=found.address, destination=destination, created_at_ms=wall_ms()
         )
         return found.hypervisor, there, record
+
+    async def check(self) -> Preflight:
+        """Look at both hosts, and say everything that stands in the way. Nothing is touched, and nothing is written down.
+
+        Raises:
+            RefusedError, UsageError: there is nothing to look at: no such guest, no such host, or it cannot be asked for.
+            HostUnreachable: a host does not answer.
+        """
+        async with Inventory(self._driver) as inventory:
+            found, destination = await self._look(inventory)
+            _, seen = await self._preflight(inventory, found, destination)
+            return seen
+
+    async def _preflight(self, inventory: Inventory, found: Found, destination: HostAddress) -> tuple[Hypervisor, Preflight]:
+        spec = self._spec(found, destination)
+        combinations.refuse(spec, destination)
+        there = await inventory.connect(destination)
+        return there, await preflight.look(spec, found, there, accept=self.request.accept)
 
     def _spec(self, found: Found, destination: HostAddress) -> MigrationSpec:
         request = self.request

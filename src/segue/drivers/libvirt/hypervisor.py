@@ -13,7 +13,8 @@ from lxml import etree
 from segue import units
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts
-from segue.drivers.libvirt import fold, runtime
+from segue.core.preflight.facts import Standing
+from segue.drivers.libvirt import fold, runtime, standing
 from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError
 
 T = TypeVar("T")
@@ -107,6 +108,15 @@ class LibvirtHypervisor:
             memory_bytes=domain.maxMemory() * units.KIB,
             persistent=bool(domain.isPersistent()),
         )
+
+    async def standing(self, guest: str) -> Standing:
+        """What a domain is doing, and what libvirt keeps of it besides."""
+
+        def look(connection: libvirt.virConnect) -> Standing:
+            domain = connection.lookupByName(guest)
+            return standing.look(domain, self._guest(domain).state)
+
+        return await self.ask(look)
 
     async def start(self, guest: str) -> None:
         """Start a domain that is defined."""

@@ -10,7 +10,8 @@ from typing import Final
 from segue.core import argv, twin
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import DriverKind, Guest, GuestProcess, GuestState, HostAddress, HostFacts
-from segue.drivers.qemu import fold, launch, processes
+from segue.core.preflight.facts import Standing
+from segue.drivers.qemu import fold, launch, processes, standing
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Sessions, absolute, no_monitor
 from segue.errors import HostUnreachable, HypervisorError, PrepareFailed, RefusedError, SegueError
@@ -97,6 +98,14 @@ class QemuHypervisor:
             memory_bytes=argv.memory_bytes(process.line),
             persistent=True,
         )
+
+    async def standing(self, guest: str) -> Standing:
+        """What a QEMU is doing, and what its disks hold besides."""
+        process = await self.process(guest)
+        if process is None:
+            raise HypervisorError(f"{guest} is gone from {self.host}.", host=self.host)
+        async with self.sessions.use(process) as session:
+            return await standing.look(session, arrived_here=process.line.has("incoming"))
 
     async def start(self, guest: str) -> None:
         """Start it from its launch record."""

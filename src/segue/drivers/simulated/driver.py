@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import Control, DriverKind, Guest, GuestState, HostAddress, HostFacts, JobStatus, MigrationSpec, Progress
 from segue.core.ports import ActionLog, Hypervisor
+from segue.core.preflight.facts import Standing
 from segue.core.record import Action, Settings
 from segue.drivers.simulated.world import Stream, World
 from segue.errors import HostUnreachable, HypervisorError, PrepareFailed, Unsupported
@@ -50,6 +51,11 @@ class SimulatedHypervisor:
             for guest in sorted(self.world.guests.values(), key=lambda guest: guest.name)
             if self._host in guest.copies
         ]
+
+    async def standing(self, guest: str) -> Standing:
+        """A guest of the world has nothing but its state."""
+        [found] = [one for one in await self.guests() if one.name == guest]
+        return Standing(state=found.state)
 
     async def start(self, guest: str) -> None:
         """Let a guest run that is defined here."""

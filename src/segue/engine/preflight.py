@@ -1,0 +1,166 @@
+"""Preflight: gathers facts from both hosts at once, has them judged, and refuses what stands in the way, all of it in one answer.
+
+Each question has a deadline of its own, and one without an answer is a fact too: `Unseen`. It looks and never acts.
+What may live here: who is asked what, and how findings become a refusal. What they mean is decided in `core.preflight`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from segue.core import preflight
+from segue.core.evidence import Sighting
+from segue.core.model import MigrationSpec
+from segue.core.ports import Hypervisor
+from segue.core.preflight import CHECKS, blockers, verdict
+from segue.core.preflight.facts import Facts, Side, Unseen
+from segue.core.preflight.findings import Finding, Severity, Verdict
+from segue.engine.inventory import Found
+from segue.errors import (
+    DestinationTaken,
+    GuestBusy,
+    GuestNotRunning,
+    HostUnreachable,
+    RefusedError,
+    SameHost,
+    SegueError,
+    Unsupported,
+    UsageError,
+)
+
+T = TypeVar("T")
+
+ANSWER_DEADLINE_S: Final = 8.0
+"""For one question. They are asked at once, so this is also how long preflight may take on a host that does not answer; one that
+does answers all within half a second."""
+
+# What a lone blocker is raised as, so that callers of the library can tell them apart; all others are a plain RefusedError.
+_KINDS: Final[dict[str, type[RefusedError]]] = {
+    "same-host": SameHost,
+    "destination-taken": DestinationTaken,
+    "guest-not-running": GuestNotRunning,
+    "guest-busy": GuestBusy,
+    "unsupported": Unsupported,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """What preflight found.
+
+    Attributes:
+        facts: what it knows.
+        findings: everything that is found, the gravest first.
+        accepted: codes of blockers that an operator accepts.
+    """
+
+    facts: Facts
+    findings: tuple[Finding, ...]
+    accepted: frozenset[str] = frozenset()
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it comes to."""
+        return verdict(self.findings, self.accepted)
+
+    @property
+    def blockers(self) -> tuple[Finding, ...]:
+        """What stands in the way."""
+        return blockers(self.findings, self.accepted)
+
+    @property
+    def fine(self) -> tuple[str, ...]:
+        """The codes of checks that found nothing."""
+        return preflight.fine(self.facts, self.findings)
+
+
+def accepting(codes: tuple[str, ...]) -> frozenset[str]:
+    """The codes that an operator accepts.
+
+    Raises:
+        UsageError: one of them is unknown, or is of a check that nobody can be let past.
+    """
+    for code in codes:
+        if code not in CHECKS:
+            raise UsageError(f"There is no finding {code!r}.", hint="'segue check GUEST DESTINATION' tells the code of each.")
+        if not CHECKS[code].acceptable:
+            raise UsageError(f"The finding {code} cannot be accepted: two copies of the guest could run.")
+    return frozenset(codes)
+
+
+async def look(spec: MigrationSpec, found: Found, destination: Hypervisor, *, accept: tuple[str, ...] = ()) -> Preflight:
+    """Look at everything, at once.
+
+    Args:
+        spec: what was asked for.
+        found: the guest on its source.
+        destination: the other host.
+        accept: codes of blockers that an operator accepts.
+
+    Raises:
+        HostUnreachable: one of the hosts does not answer at all; nothing was touched.
+        UsageError: a code cannot be accepted.
+    """
+    accepted = accepting(accept)
+    source, guest = found.hypervisor, found.guest
+    here, there, sighting, standing = await asyncio.gather(
+        source.facts(),
+        destination.facts(),
+        destination.evidence(guest.name),
+        answered(source.host, source.standing(guest.name)),
+    )
+    if sighting.sighting is Sighting.UNREACHABLE:
+        raise HostUnreachable(
+            f"{destination.host} does not answer: {sighting.raw}", host=destination.host, guest_at=_place(found)
+        )
+    facts = Facts(
+        spec=spec,
+        guest=guest,
+        source=Side(hypervisor=here),
+        destination=Side(hypervisor=there, sighting=sighting),
+        standing=standing,
+    )
+    return Preflight(facts=facts, findings=preflight.judge(facts), accepted=accepted)
+
+
+async def answered(host: str, question: Awaitable[T]) -> T | Unseen:
+    """An answer, or why there is none."""
+    try:
+        async with asyncio.timeout(ANSWER_DEADLINE_S):
+            return await question
+    except TimeoutError:
+        return Unseen(host=host, why=f"no answer within {ANSWER_DEADLINE_S:g} s")
+    except SegueError as error:
+        return Unseen(host=host, why=error.message.removesuffix("."))
+
+
+def refuse(found: Found, seen: Preflight) -> None:
+    """Refuse what may not start: everything that stands in the way, in one error.
+
+    Raises:
+        RefusedError: of a kind of its own where there is one blocker of a known kind. Nothing was touched.
+    """
+    if not (against := seen.blockers):
+        return
+    if len(against) == 1:
+        [one] = against
+        raise _KINDS.get(one.code, RefusedError)(one.sentence, guest_at=_place(found), hint=one.fix)
+    said = " ".join(f"({number}) {one.sentence}" for number, one in enumerate(against, 1))
+    raise RefusedError(
+        f"{len(against)} things stand in the way of moving {found.guest.name}. {said}",
+        guest_at=_place(found),
+        hint=f"'segue check {found.guest.name} {seen.facts.spec.destination}' shows each with its evidence and its fix.",
+    )
+
+
+def warnings(seen: Preflight) -> tuple[str, ...]:
+    """What whoever migrates should be told all the same: warnings, and blockers that were accepted."""
+    told = [one for one in seen.findings if one.severity is Severity.WARNING or one.code in seen.accepted]
+    return tuple(f"{one.code}: {one.sentence}" for one in told)
+
+
+def _place(found: Found) -> str:
+    return f"it is on {found.hypervisor.host}, {found.guest.state}; nothing was touched"

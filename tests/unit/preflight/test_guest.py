@@ -1,0 +1,62 @@
+"""Theme guest: facts → findings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from segue.core.evidence import Sighting
+from segue.core.model import GuestState
+from segue.core.preflight import fine, judge
+from segue.core.preflight.facts import Facts, Side, Standing, Unseen
+from segue.core.preflight.findings import Severity
+from tests.unit.preflight.facts import CLEAN, HERE, RUNNING, THERE, absent, said
+
+B, W, N, U = Severity.BLOCKER, Severity.WARNING, Severity.NOTE, Severity.UNCHECKED
+
+
+def standing(**changes: object) -> Facts:
+    return replace(CLEAN, standing=replace(RUNNING, **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        (standing(state=GuestState.PAUSED), [("guest-not-running", B)]),
+        (standing(state=GuestState.SHUT_OFF), [("guest-not-running", B)]),
+        (standing(state=GuestState.UNKNOWN), [("guest-not-running", B)]),
+        (standing(state=GuestState.MIGRATING_OUT), [("guest-busy", B)]),
+        (standing(job="block copy of vda"), [("guest-busy", B)]),
+        (standing(state=GuestState.PAUSED, io_errors=("vda (no space left)",)), [("io-error", B)]),
+        (standing(snapshots=("monday",)), [("snapshots", W)]),
+        (standing(checkpoints=("monday",)), [("checkpoints", W)]),
+        (standing(managed_save=True), [("managed-save", W)]),
+        (standing(autostart=True), [("autostart", N)]),
+        (replace(CLEAN, guest=replace(CLEAN.guest, obstacle="It has no monitor.")), [("unsupported", B)]),
+        (replace(CLEAN, destination=Side(hypervisor=replace(THERE, identity=HERE.identity))), [("same-host", B)]),
+        (replace(CLEAN, destination=Side(hypervisor=THERE, sighting=absent(Sighting.RUNNING))), [("destination-taken", B)]),
+        (replace(CLEAN, destination=Side(hypervisor=THERE, sighting=absent(Sighting.DEFINED))), []),
+        (CLEAN, []),
+    ],
+)
+def test_what_is_found(facts: Facts, found: list[tuple[str, Severity]]) -> None:
+    assert said(facts) == found
+    assert all(one.seen and one.sentence for one in judge(facts))
+
+
+def test_what_cannot_be_seen_is_not_fine() -> None:
+    facts = replace(CLEAN, standing=Unseen(host="alpha", why="no answer within 8 s"))
+    assert ("snapshots", U) in said(facts)
+    assert not {code for code, _ in said(facts)} & set(fine(facts, judge(facts)))
+
+
+def test_everything_is_told_at_once_the_gravest_first() -> None:
+    facts = standing(state=GuestState.PAUSED, job="backup", snapshots=("monday",), autostart=True)
+    assert [severity for _, severity in said(facts)] == [B, B, W, N]
+
+
+def test_a_clean_pair_has_nothing_but_fine_checks() -> None:
+    assert judge(CLEAN) == ()
+    assert "guest-not-running" in fine(CLEAN, ())
+    assert isinstance(CLEAN.standing, Standing)
