@@ -169,6 +169,19 @@ def test_processes_that_make_one_store_at_the_same_time_all_get_it(new_place: Ca
     assert said == [["ready\n"] * 3, *[["made\n"] * 3] * 3]
 
 
+def test_who_comes_while_the_tables_are_being_made_waits_longer_than_for_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_S", 0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "segue.db", isolation_level=None, check_same_thread=False)) as maker:
+        maker.execute("PRAGMA journal_mode = WAL")
+        maker.execute("BEGIN IMMEDIATE")
+        done = threading.Timer(0.3, maker.execute, ["ROLLBACK"])
+        done.start()
+        open_store(str(tmp_path)).close()
+        done.join()
+
+
 def test_threads_share_one_store(store: Store) -> None:
     it, lease = begun(store)
     threads = [threading.Thread(target=store.write, args=(lease, [Note(at_ms=n, epoch=1, text="x")] * 5)) for n in range(8)]

@@ -24,6 +24,8 @@ from segue.store.words import in_words
 
 BUSY_S: Final = 2.0
 """How long SQLite waits for another process that writes; its writes take milliseconds."""
+UPGRADE_S: Final = 30
+"""How long to wait for another process that makes the tables: that is done once, and Alembic takes a second on a busy machine."""
 CONNECT_S: Final = 5
 STATEMENT_MS: Final = 5_000
 
@@ -38,6 +40,8 @@ _UPGRADE_LOCK: Final = 0x5E60E
 """Held while the tables are brought up: PostgreSQL's advisory locks are numbers, and this one is ours."""
 _WRITES: Final = "segue_writes"
 """The option of a connection that says so."""
+_PATIENCE: Final = "segue_patience"
+"""The option of a connection that says for how many seconds it waits for others that write."""
 
 
 class Database:
@@ -54,16 +58,17 @@ class Database:
         self.is_sqlite: Final = engine.dialect.name == "sqlite"
 
     @contextlib.contextmanager
-    def transaction(self, *, writes: bool = False) -> Iterator[Connection]:
+    def transaction(self, *, writes: bool = False, patience_s: int | None = None) -> Iterator[Connection]:
         """All that is done in it, or nothing.
 
         Args:
             writes: it may change something; those that only look keep nobody waiting.
+            patience_s: wait so long for others that write, and not as long as usual.
 
         Raises:
             StoreError: the database cannot be used, or holds what this Segue does not understand.
         """
-        engine = self._engine.execution_options(**{_WRITES: writes})
+        engine = self._engine.execution_options(**{_WRITES: writes, _PATIENCE: patience_s})
         with self._in_words(), engine.begin() as connection:
             yield connection
 
@@ -93,10 +98,11 @@ class Database:
                     f"The database {self._name} was written by a newer Segue (revision {revision}, this one knows {REVISION}).",
                     hint="Use that Segue, or name another place with SEGUE_STATE.",
                 )
-            from segue.store.upgrades import upgrade
+            from segue.store.upgrades import upgrade  # with Alembic, before others have to wait
 
-            with self.transaction(writes=True) as connection:
+            with self.transaction(writes=True, patience_s=UPGRADE_S) as connection:
                 if not self.is_sqlite:
+                    connection.execute(text(f"SET LOCAL statement_timeout = '{UPGRADE_S}s'"))
                     connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
                 upgrade(connection)
 
@@ -136,6 +142,8 @@ def sqlite(path: Path) -> Database:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
+        patience_s = connection.get_execution_options().get(_PATIENCE)
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * (BUSY_S if patience_s is None else patience_s))}")
         # A lock to write is not upgraded to half-way: who waits for it waits at the beginning.
         connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN")
 
