@@ -19,9 +19,10 @@ import traceback
 
 from segue.lab import Lab, down, up
 from tests.faults import results
+from tests.faults.cast import Cast
 from tests.faults.cells import Cell, Path, at_random, by_failpoint, by_moment
 from tests.faults.page import PAGE, page
-from tests.faults.play import Cast, Recovery, play
+from tests.faults.play import Recovery, play
 from tests.faults.results import Result
 from tests.support.labs import lab_name
 

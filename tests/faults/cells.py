@@ -80,7 +80,7 @@ class Cell:
     Attributes:
         failpoint: kill Segue exactly there; then `moment` does not matter.
         turning_back: the migration is cancelled first, so that the way back is rehearsed.
-        after_ms: strike so long after the command began, wherever it is then.
+        after_percent: strike after so much of the time that a move takes here, wherever this one is then.
     """
 
     path: Path
@@ -88,10 +88,10 @@ class Cell:
     moment: Moment | None = None
     failpoint: str = ""
     turning_back: bool = False
-    after_ms: int | None = None
+    after_percent: int | None = None
 
     def __str__(self) -> str:
-        where = self.failpoint or self.moment or f"{self.after_ms} ms"
+        where = self.failpoint or self.moment or f"{self.after_percent} %"
         return f"{self.path}: {self.fault} at {where}{' while cancelling' if self.turning_back else ''}"
 
     @property
@@ -100,7 +100,7 @@ class Cell:
         # libvirtd 9.0 that is started again ends an incoming guest whose finish it had not been asked for yet, also in post-copy.
         if self.path is not Path.QEMU and self.fault is Fault.LIBVIRTD_DESTINATION and self.moment is Moment.POSTCOPY:
             return True
-        return self.after_ms is not None and self.fault in (Fault.KILL_SOURCE, Fault.KILL_DESTINATION)
+        return self.after_percent is not None and self.fault in (Fault.KILL_SOURCE, Fault.KILL_DESTINATION)
 
     @property
     def kills_the_guest(self) -> bool:
@@ -181,4 +181,4 @@ def at_random(count: int, seed: int) -> Iterator[Cell]:
     for _ in range(count):
         path = dice.choice(list(Path))
         fault = dice.choice([fault for fault in kills if path is not Path.QEMU or "libvirtd" not in fault])
-        yield Cell(path=path, fault=fault, after_ms=dice.randrange(2500))
+        yield Cell(path=path, fault=fault, after_percent=dice.randrange(110))

@@ -12,30 +12,28 @@ import os
 import secrets
 import shutil
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-from segue import units
+from segue.core.record import Record
 from segue.engine.failpoints import VARIABLE
 from segue.engine.journal import LEASE_MS, wall_ms
 from segue.lab import Lab, guests, services
 from segue.lab import hosts as processes
-from segue.lab.guests import GuestSpec
 from segue.lab.layout import GUEST_RUN, NETNS_DIR
 from segue.lab.observe import Report, observe
 from segue.lab.shell import run
+from segue.store import open_store
 from segue.units import parse_rate
+from tests.faults.cast import SEGUE, Cast
 from tests.faults.cells import HELD, Cell, Fault, Moment, Path
 
-SEGUE = str(FilePath(sys.executable).with_name("segue"))
 DEADLINE_S = 150.0
 RECOVERED_S = 90.0
 GIVEN_UP_S = 40.0
-MOST_PLAYS = 25
 SLOW = "12MiB/s"
 """Pre-copy takes eight seconds: time for something to die in it."""
 
@@ -78,37 +76,6 @@ class Played:
         return whole and self.homes == [self.report.running_on] == [self.said.get("owner")]
 
 
-class Cast:
-    """The guests that play: one of a kind, as long as it comes through whole, for to start one takes longer than most cells."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
-        self._free: dict[str, tuple[str, int]] = {}
-
-    async def take(self, kind: str) -> tuple[str, int]:
-        """A guest that runs on one host, and how often it has played."""
-        if kind in self._free:
-            return self._free.pop(kind)
-        name = f"f{secrets.token_hex(3)}"
-        spec = GuestSpec(
-            name=name, host="alpha", kind=kind, disk=True, touch_bytes=32 * units.MIB, set_bytes=8 * units.MIB, rate="4"
-        )
-        await guests.start(self._lab, spec)
-        return name, 0
-
-    async def give_back(self, kind: str, name: str, plays: int, *, whole: bool) -> None:
-        """Keep it for the next cell, or stop it. Its disk's records grow, and with them what the auditor has to read."""
-        if whole and plays < MOST_PLAYS:
-            self._free[kind] = name, plays
-        else:
-            await guests.stop(self._lab, name)
-
-    async def dismiss(self) -> None:
-        """Stop all."""
-        while self._free:
-            await guests.stop(self._lab, self._free.popitem()[1][0])
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
     """One `segue recover`: the whole process by the wall clock, Python's start included; 0 where it was not needed.
@@ -124,12 +91,13 @@ class Recovery:
 class Stage:
     """One cell on its way."""
 
-    def __init__(self, lab: Lab, cell: Cell, name: str) -> None:
+    def __init__(self, lab: Lab, cell: Cell, name: str, *, length_s: float) -> None:
         self.lab = lab
         self.cell = cell
         self.name = name
         [(self.source, _)] = guests.where(lab, name)
         self.destination = "beta" if self.source == "alpha" else "alpha"
+        self.strike_after_s = length_s * (cell.after_percent or 0) / 100
         self.state = lab.root / f"written-{secrets.token_hex(3)}"
         self.hold = self.state.with_suffix(".hold")
         self.outcome: dict[str, Any] = {}
@@ -224,7 +192,8 @@ async def play(lab: Lab, cell: Cell, cast: Cast) -> Played:
     for host in ("alpha", "beta"):
         await lab.set_rate(host, parse_rate("300mbit" if cell.moment is Moment.POSTCOPY else "1gbit"))
     name, plays = await cast.take(cell.path.kind)
-    whole, stage = False, Stage(lab, cell, name)
+    length_s = await cast.length_s(cell.path, name) if cell.after_percent is not None else 0.0
+    whole, stage = False, Stage(lab, cell, name, length_s=length_s)
     try:
         async with small_disk(stage):
             async with observe(lab, name) as watch:
@@ -260,8 +229,8 @@ async def migrate(stage: Stage) -> None:
     reading = asyncio.create_task(read(stage, process))
     try:
         async with asyncio.timeout(DEADLINE_S):
-            if cell.after_ms is not None:
-                await asyncio.wait({reading}, timeout=cell.after_ms / 1000)
+            if cell.after_percent is not None:
+                await asyncio.wait({reading}, timeout=stage.strike_after_s)
                 if process.returncode is None:
                     await stage.strike(process)
             elif not cell.failpoint:
@@ -330,10 +299,10 @@ async def come_to(stage: Stage, process: asyncio.subprocess.Process, reading: as
     await seen(stage, reading, lambda sample: sample["sent_bytes"] > 0)
     match moment:
         case Moment.POSTCOPY:
-            status, under_way, stderr = await stage.segue("status")
+            under_way = await asyncio.to_thread(written, stage)
             if not under_way:
-                raise AssertionError(f"nothing is under way (status {status}: {stderr}); it said {stage.outcome}, {stage.stderr}")
-            await stage.segue("tune", under_way[0]["id"], "--postcopy-now")
+                raise AssertionError(f"nothing is under way; it said {stage.outcome}, {stage.stderr}")
+            await stage.segue("tune", under_way[0].id, "--postcopy-now")
             await seen(stage, reading, lambda sample: sample["status"].startswith("postcopy"))
         case Moment.SWITCHOVER:  # inside libvirt's call: the domain on the source stands still for some 100 ms
             while process.returncode is None and await domain_runs(stage):
@@ -360,11 +329,11 @@ async def recover(stage: Stage) -> Recovery:
     a_person_decides = cell.kills_the_guest or cell.may_kill_the_guest or died_with_the_destination(cell)
     until_s = time.monotonic() + RECOVERED_S
     recovery = Recovery()
-    while time.monotonic() < until_s and (await stage.segue("status"))[1]:
+    while time.monotonic() < until_s and any(not one.settled for one in await asyncio.to_thread(written, stage)):
         began, began_at_ms = time.monotonic(), wall_ms()
         await stage.segue("recover", deadline_s=100)
         took_s = time.monotonic() - began
-        recovery = Recovery(took_s=took_s, watched_s=await watched_s(stage, began_at_ms))
+        recovery = Recovery(took_s=took_s, watched_s=await asyncio.to_thread(watched_s, stage, began_at_ms))
         if a_person_decides:
             break
         await asyncio.sleep(1)  # as a person would try again; a host that was away frees what dead connections held
@@ -376,13 +345,16 @@ async def recover(stage: Stage) -> Recovery:
     return recovery
 
 
-async def watched_s(stage: Stage, began_at_ms: int) -> float:
-    """From the first sample that was taken since then to the last: what the hypervisors still worked on."""
-    history = (await stage.segue("history"))[1]
-    if not history:
-        return 0.0
-    [story] = (await stage.segue("show", history[0]["id"]))[1]
-    times = [sample["at_ms"] for sample in story["samples"] if sample["at_ms"] >= began_at_ms]
+def written(stage: Stage) -> list[Record]:
+    """What is written of this cell's migration; nothing where none was begun."""
+    with contextlib.closing(open_store(str(stage.state))) as store:
+        return list(store.find())
+
+
+def watched_s(stage: Stage, since_ms: int) -> float:
+    """From the first sample that was taken since then to the last: how long the hypervisors still worked on it."""
+    with contextlib.closing(open_store(str(stage.state))) as store:
+        times = [sample.at_ms for one in store.find() for sample in store.samples(one.id, after_ms=since_ms)]
     return (times[-1] - times[0]) / 1000 if times else 0.0
 
 
@@ -400,9 +372,9 @@ async def left_behind(stage: Stage, homes: list[str]) -> list[str]:
 
 async def learn_outcome(stage: Stage) -> None:
     """What is written of the end. A process that was killed before it had written anything had touched nothing either."""
-    history = (await stage.segue("history"))[1]
-    if history:
-        stage.outcome = history[0]["outcome"] or {}
+    if records := await asyncio.to_thread(written, stage):
+        [outcome] = [one.outcome for one in records]
+        stage.outcome = asdict(outcome) if outcome is not None else {}
     elif stage.outcome.get("outcome") in (None, "refused"):
         stage.outcome = {"outcome": "not begun", "owner": stage.source}
 
@@ -422,13 +394,18 @@ def judge(stage: Stage, played: Played, left: list[str]) -> None:
     """The invariants: what may never be, whatever died."""
     report, homes, said, cell = played.report, played.homes, played.said, stage.cell
     may_die = cell.kills_the_guest or cell.may_kill_the_guest or died_with_the_destination(cell)
-    killed_there = cell.fault is Fault.KILL_DESTINATION and (cell.moment is Moment.CONFIRM or cell.after_ms is not None)
+    killed_there = cell.fault is Fault.KILL_DESTINATION and (cell.moment is Moment.CONFIRM or cell.after_percent is not None)
     disk = report.disk
     # What may have run and died must not be raised from its past: then it stands still, and a person decides.
     undecided = may_die and said.get("outcome") == "ambiguous" and homes == [stage.source]
     monitors = [stage.lab.host_path(host, f"{GUEST_RUN}/{stage.name}.qmp") for host in stage.lab.hosts if host not in homes]
     nobody_was_killed = cell.fault not in (Fault.KILL_SOURCE, Fault.KILL_DESTINATION)
-    ends = ("failed", "ambiguous", *(("moved",) if killed_there else ()), *(("not begun",) if cell.after_ms is not None else ()))
+    ends = (
+        "failed",
+        "ambiguous",
+        *(("moved",) if killed_there else ()),
+        *(("not begun",) if cell.after_percent is not None else ()),
+    )
     broken = {
         f"two copies ran at {report.copies_at_ms}": report.copies > 1,
         f"{report.ticks_repeated} ticks repeated": report.ticks_repeated > 0,

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from segue.lab import Lab
+from tests.faults.cast import Cast
 from tests.faults.cells import Cell, Fault, Moment, Path
-from tests.faults.play import Cast, play
+from tests.faults.play import play
 
 pytestmark = pytest.mark.lab
 
