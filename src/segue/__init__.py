@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from segue.core.downtime import Client, Switchover
     from segue.core.model import Control, Guest, HostFacts, Limits, OnMiss, Outcome, OutcomeKind, Progress, Transport
     from segue.core.phases import State
     from segue.core.preflight.findings import Finding, Severity, Verdict
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from segue.errors import SegueError
 
 __all__ = [
+    "Client",
     "Control",
     "CopyStorage",
     "CopyWish",
@@ -48,6 +50,7 @@ __all__ = [
     "Severity",
     "State",
     "Steered",
+    "Switchover",
     "Transport",
     "Verdict",
     "migrate",
@@ -57,6 +60,7 @@ _MODEL = ("Control", "Guest", "HostFacts", "Limits", "OnMiss", "Outcome", "Outco
 _HOMES = {
     **dict.fromkeys(_MODEL, "segue.core.model"),
     "State": "segue.core.phases",
+    **dict.fromkeys(("Client", "Switchover"), "segue.core.downtime"),
     **dict.fromkeys(("CopyStorage", "CopyWish"), "segue.core.storage"),
     **dict.fromkeys(("Finding", "Severity", "Verdict"), "segue.core.preflight.findings"),
     "Migration": "segue.engine.migration",
@@ -92,6 +96,7 @@ def migrate(
     policy: str = "",
     disks: CopyWish | None = None,
     accept: Sequence[str] = (),
+    probe: str = "",
     config: Path | None = None,
 ) -> Migration:
     """Move a running guest. Await the result for the `Outcome`, or iterate it for progress first; nothing happens before that.
@@ -112,6 +117,8 @@ def migrate(
         policy: the name of a ladder in segue.toml; Segue's own when not given.
         disks: how those that are not shared are copied; not given: all must be shared.
         accept: codes of preflight's blockers past which it is to go all the same.
+        probe: ask the guest all the while, to see what its clients see: ``ping:ADDRESS``, ``tcp:ADDRESS:PORT`` or
+            ``udp:ADDRESS:PORT``.
         config: the segue.toml to use; the usual places when not given.
 
     Raises:
@@ -119,6 +126,7 @@ def migrate(
     """
     from segue import config as configuration
     from segue.core import model
+    from segue.core.downtime import parse_probe
     from segue.engine.migration import Migration, Request
 
     request = Request(
@@ -137,5 +145,6 @@ def migrate(
         policy=policy,
         disks=disks,
         accept=tuple(accept),
+        probe=parse_probe(probe) if probe else None,
     )
     return Migration(request, configuration.load(config))

@@ -81,9 +81,13 @@ def homes(lab: Lab, guest: str) -> list[str]:
 def test_there_and_back(lab: Lab, start_guest: Start, kind: str, control: str, load: dict[str, Any]) -> None:
     guest = start_guest(GuestSpec(name="mover", host="alpha", kind=kind, disk=True, **load))
     for here, there in (("alpha", "beta"), ("beta", "alpha")):
-        ended, report = watched(lab, guest.name, there, "--control", control, "--max-downtime", "500ms")
+        how = ("--control", control, "--max-downtime", "500ms", "--probe", f"udp:{guest.address}:7007")
+        ended, report = watched(lab, guest.name, there, *how)
         assert ended.status == 0, ended.stderr
         outcome = ended.outcome
+        # Two who ask every 5 ms from the same host, one of them for a little longer at either end.
+        assert abs(outcome["client"]["downtime_ms"] - report.client_gap_ms) <= 50
+        assert all(outcome["switchover"][part] is not None for part in ("copying_ms", "resume_ms", "first_answer_ms"))
         assert (outcome["outcome"], outcome["owner"], outcome["error"]) == ("moved", there, "")
         assert (outcome["source"], outcome["destination"]) == (here, there)
         assert (outcome["driver"], outcome["control"]) == (kind, control)

@@ -55,6 +55,8 @@ EPILOG = """Examples:
       a QEMU that no libvirt manages
   segue migrate ci7 beta --transport tunnelled
       no open port at all: all of it goes through ssh
+  segue migrate web1 beta --probe ping:10.0.0.5
+      ask the guest all the while: the outcome tells how long a client on the network got no answer
   segue migrate web1 beta --detach
       go on without this terminal; segue watch, tune and cancel take the id that is printed
 
@@ -141,6 +143,12 @@ def migrate(
         list[str] | None,
         typer.Option(metavar="CODE", help="Go past this blocker of 'segue check' all the same; may be given again."),
     ] = None,
+    probe: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW:ADDR", help="Ask the guest all the while and tell its clients' downtime: ping:ADDR, tcp|udp:ADDR:PORT."
+        ),
+    ] = "",
     detach: Annotated[
         bool, typer.Option("--detach", help="Print the migration's id and come back at once; it goes on by itself.")
     ] = False,
@@ -184,6 +192,7 @@ def migrate(
         policy=policy,
         disks=disks,
         accept=accept or (),
+        probe=probe,
     )
     if detach:
         raise typer.Exit(asyncio.run(_detach(migration, as_json=as_json)))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from segue import units
 from segue.core import convergence
+from segue.core.downtime import Client
 from segue.core.model import JobStatus, Outcome, OutcomeKind, Progress
 from segue.core.phases import State
 
@@ -190,13 +191,49 @@ def summary(outcome: Outcome) -> str:
     """The end of a migration in one or two sentences."""
     if outcome.outcome is not OutcomeKind.MOVED:
         return f"{outcome.guest} {outcome.outcome}: {outcome.error}"
-    downtime = "not reported" if outcome.downtime_ms is None else f"{outcome.downtime_ms} ms as the hypervisor reports it"
+    downtimes = ", ".join(f"{heading} {value}" for heading, value in downtime(outcome) if value != NOT_KNOWN)
     text = (
         f"{outcome.guest} moved from {outcome.source} to {outcome.destination} in {units.format_duration_ms(outcome.total_ms)}: "
-        f"downtime {downtime}, {units.format_bytes(outcome.bytes_sent)} sent, {outcome.iterations} iterations. "
-        f"It runs on {outcome.owner}, and nowhere else."
+        f"{units.format_bytes(outcome.bytes_sent)} sent, {outcome.iterations} iterations. "
+        f"Downtime: {downtimes or 'nobody says'}. It runs on {outcome.owner}, and nowhere else."
     )
     return f"{text} {outcome.error}".strip()
+
+
+def downtime(outcome: Outcome) -> list[tuple[str, str]]:
+    """The three downtimes and the parts of the switchover: whose figure it is, and the figure. They are never mixed."""
+    figures = [
+        ("by the hypervisor", _ms(outcome.downtime_ms)),
+        ("by the guest's own clock", _ms(outcome.guest_lost_ms)),
+        ("by a client", _client(outcome.client)),
+    ]
+    if (parts := outcome.switchover) is not None:
+        shown = {
+            "last pass": parts.last_pass_ms,
+            "device state": parts.device_state_ms,
+            "last pass and device state": parts.copying_ms if parts.last_pass_ms is None else None,
+            "resume": parts.resume_ms,
+            "first answer": parts.first_answer_ms,
+        }
+        heard = [f"{name} {ms} ms" for name, ms in shown.items() if ms is not None]
+        figures.append(("in parts", " + ".join(heard) or NOT_KNOWN))
+    return figures
+
+
+NOT_KNOWN: Final = "not known"
+
+
+def _ms(ms: int | None) -> str:
+    return NOT_KNOWN if ms is None else f"{ms} ms"
+
+
+def _client(client: Client | None) -> str:
+    if client is None:
+        return NOT_KNOWN
+    if client.downtime_ms is None:
+        return f"not known ({client.probe} never answered)"
+    still = ", and it is silent still" if client.silent else ""
+    return f"{client.downtime_ms} ms without an answer to {client.probe}{still}"
 
 
 def print_json(value: object) -> None:

@@ -55,11 +55,13 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         facts.append(("in force", f"{written.in_force(now)} (read back)"))
     facts.append(("state", f"{record.state}, {'settled' if record.settled else 'not settled'}"))
     if (outcome := record.outcome) is not None:
-        downtime = "not said" if outcome.downtime_ms is None else f"{outcome.downtime_ms} ms"
         facts += [
             ("outcome", f"{outcome.outcome}; it runs on {outcome.owner or 'no host that is proven'}"),
             ("took", units.format_duration_ms(outcome.total_ms)),
-            ("downtime", f"{downtime}, as the hypervisor reports it"),
+            *(
+                ("downtime" if not number else "", f"{whose}: {figure}")
+                for number, (whose, figure) in enumerate(render.downtime(outcome))
+            ),
             ("sent", f"{units.format_bytes(outcome.bytes_sent)} in {outcome.iterations} iterations"),
         ]
         if outcome.error:

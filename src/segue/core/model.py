@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from segue.core.downtime import Client, ProbeTarget, Switchover
 from segue.core.policy import Policy
 from segue.core.storage import CopyWish
 
@@ -203,6 +204,7 @@ class MigrationSpec:
         limits: what may be done to the guest.
         policy: the ladder that is climbed when it does not converge; ``None``: the one that Segue makes for it.
         disks: how those that are not shared are copied; ``None``: they are not, all must be shared.
+        probe: whom to ask all the while, to see what its clients see; ``None``: nobody.
     """
 
     id: str
@@ -219,6 +221,7 @@ class MigrationSpec:
     limits: Limits = field(default_factory=Limits)
     policy: Policy | None = None
     disks: CopyWish | None = None
+    probe: ProbeTarget | None = None
 
     def persists(self, *, defined: bool) -> bool:
         """Whether the destination is to keep the definition of a guest that the source has one of, or not."""
@@ -322,6 +325,9 @@ class Outcome:
         owner: name of the host that runs the guest; empty when unproven or when the guest is gone.
         total_ms: from the first look to the proof.
         downtime_ms: as the hypervisor reports it; ``None`` when it did not say or nothing moved.
+        guest_lost_ms: what the guest's own clock lost; ``None``: not known, nobody in the guest said.
+        client: what a client on the network saw; ``None``: nobody was asked to look.
+        switchover: its parts, as far as they were heard.
         decisions: what was steered on the way and why, in order.
         error: one sentence, empty when moved.
     """
@@ -342,3 +348,6 @@ class Outcome:
     iterations: int
     decisions: tuple[str, ...] = ()
     error: str = ""
+    guest_lost_ms: int | None = None
+    client: Client | None = None
+    switchover: Switchover | None = None

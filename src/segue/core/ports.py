@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from segue.core.downtime import Client, Gap, Moments
 from segue.core.evidence import Evidence
 from segue.core.model import Guest, HostAddress, HostFacts, MigrationSpec, Progress
 from segue.core.preflight.facts import Standing
@@ -137,6 +138,10 @@ class Attempt(Protocol):
 
     async def result(self) -> Progress:
         """The hypervisor's last word on this migration: downtime, bytes, iterations. Asked after the end."""
+        ...
+
+    def moments(self) -> Moments:
+        """What was heard of the switchover so far, in milliseconds of this process's monotonic clock."""
         ...
 
     async def aclose(self) -> None:
@@ -287,6 +292,23 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of the database. May be repeated."""
+        ...
+
+
+class Probe(Protocol):
+    """Asks the guest over the network, as a client would, beside everything else."""
+
+    @property
+    def gaps(self) -> Sequence[Gap]:
+        """Every time without an answer so far."""
+        ...
+
+    def seen(self) -> Client:
+        """What a client saw so far."""
+        ...
+
+    async def next_answer(self, *, deadline_s: float) -> None:
+        """Wait for an answer that comes from now on, at most so long."""
         ...
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
+from segue.core.downtime import Client, Switchover
 from segue.core.model import HostAddress, JobStatus, MigrationSpec, Outcome, OutcomeKind, Progress
 from segue.core.phases import PHASES, State
 from segue.engine.runner import Event, Told
@@ -91,6 +92,7 @@ class Delegated:
             "--copy-storage": disks.how if disks else "",
             "--disk-bandwidth": f"{disks.limit_bps}b/s" if disks and disks.limit_bps else "",
             "--disks-port": str(disks.port) if disks and disks.port else "",
+            "--probe": str(asked.probe) if asked.probe else "",
         }
         return [
             *("migrate", "--json", "--detach", "--from", "qmp:///"),
@@ -167,6 +169,9 @@ class Delegated:
             iterations=said["iterations"],
             decisions=tuple(said["decisions"]),
             error=said["error"],
+            guest_lost_ms=said.get("guest_lost_ms"),
+            client=Client(**client) if (client := said.get("client")) else None,
+            switchover=Switchover(**parts) if (parts := said.get("switchover")) else None,
         )
 
     def cancel(self) -> bool:

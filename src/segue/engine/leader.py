@@ -18,7 +18,8 @@ from segue.core.record import Ended, Lease, Record, Wishes
 from segue.engine import holder
 from segue.engine.inventory import Inventory
 from segue.engine.journal import LEASE_MS, Journal, wall_ms
-from segue.engine.runner import Report, Runner
+from segue.engine.probe import Prober
+from segue.engine.runner import Report, Runner, Told
 from segue.errors import RefusedError
 
 DriverOf = Callable[[DriverKind], Driver]
@@ -93,11 +94,13 @@ class Leader:
             return record.outcome
         journal = Journal(self._store, lease, on_wishes=self._wish, told_to_run=record.told_to_run)
         self.leads.set()
+        prober: Prober | None = None
         try:
             attempt = await self._attempt(source, destination, journal)
+            prober = await self._asking()
             async with aclosing(attempt):
                 runner = self._runner = Runner(
-                    record.spec, attempt, source, destination, journal, now_ms=monotonic_ms, report=self._report
+                    record.spec, attempt, source, destination, journal, now_ms=monotonic_ms, report=self._report, probe=prober
                 )
                 if self._cancelled:
                     runner.cancel()
@@ -105,6 +108,8 @@ class Leader:
                 await journal.ended(Ended(at_ms=wall_ms(), outcome=outcome, settled=runner.settled))
                 return outcome
         finally:
+            if prober is not None:
+                await asyncio.to_thread(prober.stop)
             await journal.aclose()
             self.trouble = journal.trouble
 
@@ -122,6 +127,18 @@ class Leader:
             outcome = never_begun(spec, spec.driver, OutcomeKind.REFUSED, str(error))
             await journal.ended(Ended(at_ms=wall_ms(), outcome=outcome, settled=True))
             raise
+
+    async def _asking(self) -> Prober | None:
+        """The probe, at work; where it may not (it was checked, but maybe by another user), the migration goes on without."""
+        if (target := self._record.spec.probe) is None:
+            return None
+        prober = Prober(target)
+        try:
+            await asyncio.to_thread(prober.start)
+        except RefusedError as error:
+            self._report(Told(text=error.message))
+            return None
+        return prober
 
     def _wish(self, wishes: Wishes) -> None:
         if self._runner is not None:

@@ -19,12 +19,13 @@ from dataclasses import dataclass, field, replace
 
 from segue import config
 from segue.core import combinations
+from segue.core.downtime import ProbeTarget
 from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Transport
 from segue.core.ports import Hypervisor, Store
 from segue.core.record import Record
 from segue.core.storage import CopyWish
 from segue.drivers import driver as driver_of_kind
-from segue.engine import detached, preflight
+from segue.engine import detached, preflight, probe
 from segue.engine.delegated import Delegated
 from segue.engine.inventory import Found, Inventory
 from segue.engine.journal import wall_ms
@@ -51,7 +52,7 @@ class Request:
         guest: name or UUID.
         destination: a host's name in segue.toml, or a connection URI.
         source: the same; empty: look for the guest on every host of segue.toml.
-        control, transport, connections, persist, undefine_source, overrides, limits, disks: as in `MigrationSpec`.
+        control, transport, connections, persist, undefine_source, overrides, limits, disks, probe: as in `MigrationSpec`.
         policy: the name of a ladder in segue.toml; empty: Segue's own.
         migration_address, migration_ports: in place of the destination's own, as in `HostAddress`.
         accept: codes of preflight's blockers past which it is to go all the same.
@@ -73,6 +74,7 @@ class Request:
     policy: str = ""
     disks: CopyWish | None = None
     accept: tuple[str, ...] = ()
+    probe: ProbeTarget | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(6))
 
 
@@ -236,6 +238,8 @@ class Migration:
             found, destination = await self._look(inventory)
             there, seen = await self._preflight(inventory, found, destination)
             preflight.refuse(found, seen)
+            if self.request.probe is not None:
+                await asyncio.to_thread(probe.check, self.request.probe)
             for warning in preflight.warnings(seen):
                 self._events.put_nowait(Told(text=warning))
         finally:
@@ -283,6 +287,7 @@ class Migration:
             limits=policy.begin_with(request.limits) if policy else request.limits,
             policy=policy,
             disks=request.disks,
+            probe=request.probe,
         )
 
     async def _look(self, inventory: Inventory) -> tuple[Found, HostAddress]:

@@ -22,11 +22,12 @@ from typing import Final
 from segue import units
 from segue.core import convergence, ownership, phases
 from segue.core.convergence import Choice, Climb, History
+from segue.core.downtime import parts
 from segue.core.model import DriverKind, JobStatus, MigrationSpec, Outcome, OutcomeKind, Owner, Progress
 from segue.core.ownership import Remedy, Verdict
 from segue.core.phases import Effect, Fact, State
 from segue.core.policy import Decision
-from segue.core.ports import Attempt, Hypervisor
+from segue.core.ports import Attempt, Hypervisor, Probe
 from segue.core.record import Record, Settings, Wishes
 from segue.engine import failpoints
 from segue.engine.journal import Journal
@@ -44,6 +45,9 @@ PROOF_PAUSE_S: Final = 0.1
 RECONNECT_PAUSE_MS: Final = 1_000
 """Between the first two tries to connect a post-copy again; then it doubles. There is no event: the link is not ours."""
 RECONNECT_DOUBLINGS: Final = 4
+FIRST_ANSWER_DEADLINE_S: Final = 5.0
+"""How long a probe waits for the guest to answer once the owner is proven. A bridge that learned the old port forgets it with
+the first packet of the guest; one that has not heard any by then will not hear it because we wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,7 @@ class Runner:
         journal: where it is written down.
         now_ms: monotonic milliseconds.
         report: is told every state, every sample, every decision; must return at once.
+        probe: asks the guest all the while; ``None``: nobody does.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class Runner:
         *,
         now_ms: Callable[[], int],
         report: Report,
+        probe: Probe | None = None,
     ) -> None:
         self._spec = spec
         self._attempt = attempt
@@ -96,6 +102,7 @@ class Runner:
         self._journal = journal
         self._now_ms = now_ms
         self._report = report
+        self._probe = probe
         self._state = State.BEGIN
         self._phase = State.BEGIN
         self._may_have_run = False
@@ -194,6 +201,8 @@ class Runner:
         if self._granting is not None:
             await self._granting
         await self._learn_result()
+        if self._probe is not None:
+            await self._probe.next_answer(deadline_s=FIRST_ANSWER_DEADLINE_S)
         return self._outcome(self._now_ms() - self._began)
 
     async def _entered(self, state: State, *, again: bool) -> None:
@@ -477,6 +486,8 @@ class Runner:
             iterations=self._last.iteration,
             decisions=tuple(f"{done.decision}: {done.reason}" for done in self._steered),
             error=" ".join(part for part in (self._why(kind), self._unsettled) if part),
+            client=self._probe.seen() if self._probe is not None else None,
+            switchover=parts(self._attempt.moments(), self._probe.gaps if self._probe is not None else ()) if moved else None,
         )
 
     def _why(self, kind: OutcomeKind) -> str:

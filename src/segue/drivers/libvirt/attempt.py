@@ -25,11 +25,12 @@ from urllib.parse import urlsplit
 import libvirt
 
 from segue import units
+from segue.core.downtime import Moments
 from segue.core.evidence import Sighting
 from segue.core.model import Control, JobStatus, MigrationSpec, Progress, Transport
 from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
-from segue.drivers.libvirt import fold, runtime
+from segue.drivers.libvirt import fold, heard, runtime
 from segue.drivers.libvirt.hypervisor import QUERY_DEADLINE_S, LibvirtHypervisor, connected
 from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, SegueError
 
@@ -88,6 +89,7 @@ class LibvirtAttempt:
         self._call: asyncio.Future[object] | None = None
         self._resumed_at = 0.0
         self._gone_at = 0.0
+        self._ears = {source.host: heard.Ear(spec.guest), destination.host: heard.Ear(spec.guest)}
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
 
     async def prepare(self) -> None:
@@ -133,6 +135,7 @@ class LibvirtAttempt:
             async for sample in self._follow_job():
                 yield sample
             return
+        await self._listen()
         async with self._log.acting(Action.START, f"{self._source.host} to {self._destination.host}, {self._spec.control}"):
             self._call = _started(await self._migrate_call())
         while True:
@@ -152,6 +155,12 @@ class LibvirtAttempt:
             await self._completed(), elapsed_ms=self._elapsed_ms(), status=JobStatus.COMPLETED, ram_remaining_bytes=0
         )
         yield self._last
+
+    async def _listen(self) -> None:
+        """Hear of the switchover from both hosts; a host that cannot tell is none that cannot migrate."""
+        for host in (self._source, self._destination):
+            with contextlib.suppress(SegueError):
+                await host.ask(self._ears[host.host].listen)
 
     async def _after_error(self) -> Progress:
         """The sample that tells what the call left behind: failed, or a post-copy that lost its connection."""
@@ -447,8 +456,16 @@ class LibvirtAttempt:
         """The last word of libvirt on it."""
         return self._last
 
+    def moments(self) -> Moments:
+        """As QEMU's events came through both libvirtds."""
+        return heard.moments(self._ears[self._source.host], self._ears[self._destination.host])
+
     async def aclose(self) -> None:
         """Nothing of the attempt runs on: the migrate call, should it still hang, is a thread that holds nothing."""
+        for host in (self._source, self._destination):
+            ear = self._ears[host.host]
+            with contextlib.suppress(SegueError):
+                await runtime.call(host.host, ear.close, deadline_s=QUERY_DEADLINE_S)
 
     def _require_found(self) -> _Found:
         if self._found is None:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
 
 from segue.core import argv
 from segue.core import twin as core_twin
+from segue.core.downtime import Moments
 from segue.core.evidence import Sighting
 from segue.core.model import JobStatus, MigrationSpec, Progress, Transport
 from segue.core.ports import ActionLog
@@ -89,6 +90,7 @@ class QemuAttempt:
         self._level = False
         self._told_to_run = False
         self._seen_running = False
+        self._moments = Moments()
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
 
     # prepare
@@ -266,9 +268,20 @@ class QemuAttempt:
             if self._disks and migration.get("status") == storage.STANDS:
                 async with self._destination.sessions.use(self._need(self._arriving)) as there:
                     await self._disks.hand_over(here, there)
+            self._hear(here, migration)
             if fold.status_of(migration) is JobStatus.POSTCOPY and not self._told_to_run:
                 await self._run_in_postcopy(here)
         return fold.progress(migration, elapsed_ms=self._elapsed_ms())
+
+    def _hear(self, here: Session, migration: Mapping[str, object]) -> None:
+        """Take down when the source stopped the guest, and when it said that the destination has what it needs to run it."""
+        if self._moments.arrived_ms is None and fold.status_of(migration) in (JobStatus.COMPLETED, JobStatus.POSTCOPY):
+            self._moments = Moments(
+                stopped_ms=here.heard_ms("STOP"),
+                arrived_ms=time.monotonic_ns() // 1_000_000,
+                last_pass_bytes=fold.last_pass_bytes(migration),
+                last_pass_bps=self._last.throughput_bps,
+            )
 
     async def _run_in_postcopy(self, here: Session) -> None:
         """Let the destination run as soon as it holds the guest.
@@ -446,6 +459,7 @@ class QemuAttempt:
                     await there.woken(timeout_s=NEWS_S)
             async with self._log.acting(Action.ANNOUNCE, self._destination.host):
                 await there.execute("announce-self", ANNOUNCE)
+            self._moments = replace(self._moments, resumed_ms=there.heard_ms("RESUME"))
         self._seen_running = True
 
     async def _check_let_go(self) -> None:
@@ -546,6 +560,10 @@ class QemuAttempt:
     async def result(self) -> Progress:
         """The source's last word."""
         return replace(self._last, ram_remaining_bytes=0) if self._last.status is JobStatus.COMPLETED else self._last
+
+    def moments(self) -> Moments:
+        """As both QEMUs' events came."""
+        return self._moments
 
     async def aclose(self) -> None:
         """Let go of the sessions and of what was being looked at."""

@@ -121,6 +121,12 @@ def progress(migration: Mapping[str, object], *, elapsed_ms: int) -> Progress:
     )
 
 
+def last_pass_bytes(migration: Mapping[str, object]) -> int | None:
+    """Memory that was sent while the guest stood (MigrationStats, downtime-bytes, QEMU 7.0); ``None`` where it does not say."""
+    ram = migration.get("ram")
+    return _number(ram.get("downtime-bytes")) if isinstance(ram, dict) else None
+
+
 def _number(value: object, factor: int = 1) -> int | None:
     """A number that can be one, times a factor; ``None`` for everything else (JSON's numbers here include NaN and Infinity)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:

@@ -17,6 +17,7 @@ import logging
 import posixpath
 import shlex
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
@@ -40,6 +41,10 @@ LINE_BYTES: Final = 1 << 20
 It reads on to twice of it before it stops (asyncio, StreamReader), so that is what a line without end costs in memory."""
 
 
+REMEMBERED: Final = frozenset({"STOP", "RESUME"})
+"""Events whose time is wanted later (qapi/run-state.json): the guest stands, the guest runs."""
+
+
 class _NoQmp(QMPError):
     """What came is no QMP."""
 
@@ -58,6 +63,8 @@ class _Client(QMPClient):
         super().__init__(name, LINE_BYTES)
         self.news: Final = asyncio.Event()
         """Set by any event."""
+        self.heard: Final[dict[str, int]] = {}
+        """When each of `REMEMBERED` came last, in ms of the monotonic clock."""
         self.broke = ""
         """Why what came could not be read; empty while it could."""
 
@@ -78,7 +85,10 @@ class _Client(QMPClient):
     def _cb_outbound(self, msg: Message) -> Message:
         return msg
 
-    async def _event_dispatch(self, msg: Message) -> None:  # noqa: ARG002  # that there is one is all that anybody wants to know
+    async def _event_dispatch(self, msg: Message) -> None:
+        name = msg["event"]
+        if isinstance(name, str) and name in REMEMBERED:
+            self.heard[name] = time.monotonic_ns() // 1_000_000
         self.news.set()
 
 
@@ -199,6 +209,10 @@ class Session:
         """Wait for an event, or the end, at most so long; events that piled up count as one."""
         await self._any([asyncio.create_task(self._client.news.wait()), asyncio.create_task(self._over())], timeout_s)
         self._client.news.clear()
+
+    def heard_ms(self, event: str) -> int | None:
+        """When that event of `REMEMBERED` came last, in ms of the monotonic clock; ``None`` while it has not."""
+        return self._client.heard.get(event)
 
     async def ended(self, *, timeout_s: float) -> bool:
         """Wait until QEMU closes the session, as it does when it ends; whether it has, after so long."""

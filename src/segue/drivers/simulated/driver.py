@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+from segue.core.downtime import Moments
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import Control, DriverKind, Guest, GuestState, HostAddress, HostFacts, JobStatus, MigrationSpec, Progress
 from segue.core.ports import ActionLog, Hypervisor
@@ -293,6 +294,10 @@ class SimulatedAttempt:
     async def result(self) -> Progress:
         """The last sample."""
         return self._last
+
+    def moments(self) -> Moments:
+        """The simulated world tells none."""
+        return Moments()
 
     async def aclose(self) -> None:
         """Nothing to let go of."""
