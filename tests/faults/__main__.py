@@ -1,7 +1,7 @@
 """Plays the whole matrix, and writes what really happened into docs/reference/faults.md.
 
 ./run faults                            everything, more than an hour
-./run faults --resume                   what has no good result from the present code yet
+./run faults --since HEAD               what has no good result yet from that commit, or a later one: goes on with a run
 ./run faults --only "qemu direct"       the cells whose words contain that; the others stay on the page as they are
 ./run faults --random 200 --seed 7      kills of any process at any time, the same ones for the same seed
 
@@ -66,7 +66,7 @@ def main() -> int:
     """Play, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cells whose words contain this")
-    parser.add_argument("--resume", action="store_true", help="only cells that have no good result from the present code yet")
+    parser.add_argument("--since", metavar="COMMIT", help="only cells that have no good result from that commit or a later one")
     parser.add_argument("--random", type=int, default=0, metavar="N", help="N kills instead: any process, any time")
     parser.add_argument("--seed", type=int, default=1, help="of those (default 1)")
     words = parser.parse_args()
@@ -74,9 +74,9 @@ def main() -> int:
     matrix = [(0, cell) for path in Path for cell in (*by_moment(path), *by_failpoint(path))]
     cells = list(enumerate(at_random(words.random, seed), start=1)) or matrix
     cells = [(number, cell) for number, cell in cells if words.only in str(cell)]
-    if words.resume:
-        kept, is_of_present_code = results.load(), functools.cache(results.is_of_present_code)
-        good = {key for key, result in kept.items() if result.is_good and is_of_present_code(result.commit)}
+    if words.since:
+        is_since = functools.cache(functools.partial(results.is_since, words.since))
+        good = {key for key, result in results.load().items() if result.is_good and is_since(result.commit)}
         cells = [(number, cell) for number, cell in cells if (seed, number, str(cell)) not in good]
     print(f"{len(cells)} cells{f', seed {seed}' if seed else ''}", flush=True)
     ended = asyncio.run(everything(cells, lab_name("kills" if seed else "faults"), seed))

@@ -105,6 +105,8 @@ def present() -> str:
     return head + ("+" if git("status", "--porcelain", "--", *CODE).stdout else "")
 
 
-def is_of_present_code(commit: str) -> bool:
-    """Nothing that a result depends on has changed since that commit."""
-    return git("diff", "--quiet", commit.rstrip("+"), "--", *CODE).returncode == 0 and not commit.endswith("+")
+def is_since(since: str, commit: str) -> bool:
+    """That commit is this one, or came after it, or nothing that a result depends on has changed between them."""
+    commit = commit.rstrip("+")
+    later = git("merge-base", "--is-ancestor", since, commit).returncode == 0
+    return later or git("diff", "--quiet", commit, since, "--", *CODE).returncode == 0
