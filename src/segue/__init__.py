@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from segue.core.phases import State
     from segue.core.preflight.findings import Finding, Severity, Verdict
     from segue.core.storage import CopyStorage, CopyWish
+    from segue.core.wishes import LibvirtWishes
     from segue.engine.migration import Migration
     from segue.engine.preflight import Preflight
     from segue.engine.runner import Steered
@@ -39,6 +40,7 @@ __all__ = [
     "Finding",
     "Guest",
     "HostFacts",
+    "LibvirtWishes",
     "Limits",
     "Migration",
     "OnMiss",
@@ -63,6 +65,7 @@ _HOMES = {
     **dict.fromkeys(("Client", "Switchover"), "segue.core.downtime"),
     **dict.fromkeys(("CopyStorage", "CopyWish"), "segue.core.storage"),
     **dict.fromkeys(("Finding", "Severity", "Verdict"), "segue.core.preflight.findings"),
+    "LibvirtWishes": "segue.core.wishes",
     "Migration": "segue.engine.migration",
     "Preflight": "segue.engine.preflight",
     "Steered": "segue.engine.runner",
@@ -97,6 +100,7 @@ def migrate(
     disks: CopyWish | None = None,
     accept: Sequence[str] = (),
     probe: str = "",
+    libvirt: LibvirtWishes | None = None,
     config: Path | None = None,
 ) -> Migration:
     """Move a running guest. Await the result for the `Outcome`, or iterate it for progress first; nothing happens before that.
@@ -119,6 +123,7 @@ def migrate(
         accept: codes of preflight's blockers past which it is to go all the same.
         probe: ask the guest all the while, to see what its clients see: ``ping:ADDRESS``, ``tcp:ADDRESS:PORT`` or
             ``udp:ADDRESS:PORT``.
+        libvirt: what only libvirt can be asked for: another name or definition on the destination, compression, and more.
         config: the segue.toml to use; the usual places when not given.
 
     Raises:
@@ -127,6 +132,7 @@ def migrate(
     from segue import config as configuration
     from segue.core import model
     from segue.core.downtime import parse_probe
+    from segue.core.wishes import LibvirtWishes
     from segue.engine.migration import Migration, Request
 
     request = Request(
@@ -146,5 +152,6 @@ def migrate(
         disks=disks,
         accept=tuple(accept),
         probe=parse_probe(probe) if probe else None,
+        libvirt=libvirt or LibvirtWishes(),
     )
     return Migration(request, configuration.load(config))

@@ -57,6 +57,42 @@ def test_where_it_is_defined_afterwards(
             virsh(lab, "alpha", "undefine", NAME)
 
 
+def test_another_name_on_the_destination_standing_still_and_the_definition_alone(lab: Lab, start_guest: Start) -> None:
+    start_guest(GuestSpec(name=NAME, host="alpha", kind="libvirt"))
+    ended = moved(lab, "beta", "--rename", "renamed", "--suspend")
+    assert (ended.status, ended.outcome["rests"]) == (0, "stands still"), ended.stderr
+    assert (virsh(lab, "alpha", "list", "--all", "--name").split(), virsh(lab, "beta", "list", "--all", "--name").split()) == (
+        [],
+        ["renamed"],
+    )
+    assert virsh(lab, "beta", "domstate", "--reason", "renamed").strip() == "paused (user)"
+    virsh(lab, "beta", "resume", "renamed")
+    back = asyncio.run(segue_migrate(lab, "renamed", "alpha", "--rename", NAME, "--control", "p2p"))
+    assert back.status == 0, back.stderr
+    refused = moved(lab, "beta", "--offline")
+    assert (refused.status, "away from under it" in refused.stderr) == (3, True), refused.stderr
+    virsh(lab, "alpha", "destroy", NAME)
+    alone = moved(lab, "beta", "--offline")
+    assert (alone.status, alone.outcome["rests"]) == (0, "is defined"), alone.stderr
+    assert virsh(lab, "alpha", "list", "--all", "--name").split() == []
+    assert virsh(lab, "beta", "domstate", NAME).strip() == "shut off"
+    assert moved(lab, "alpha", "--offline", "--keep-source", "--control", "p2p").status == 0
+    assert virsh(lab, "beta", "domstate", NAME).strip() == virsh(lab, "alpha", "domstate", NAME).strip() == "shut off"
+
+
+def test_libvirts_own_knobs_are_turned_and_what_it_lacks_is_refused(lab: Lab, start_guest: Start) -> None:
+    start_guest(GuestSpec(name=NAME, host="alpha", kind="libvirt"))
+    words = ["--compression", "xbzrle", "--xbzrle-cache", "32MiB", "--throttle-initial", "30", "--throttle-increment", "5"]
+    ended = moved(lab, "beta", *words, "--change-protection", "--abort-on-error", "--unsafe", "--listen-address", "::")
+    assert ended.status == 0, ended.stderr
+    there = virsh(lab, "beta", "domjobinfo", "--completed", NAME)
+    assert "Compression cache: 32.000 MiB" in there, there
+    refused = moved(lab, "alpha", "--switchover-bandwidth", "1gbit")
+    assert (refused.status, "needs libvirt 11.1" in refused.stderr) == (3, True), refused.stderr
+    ended = moved(lab, "alpha", "--compression", "mt", "--mt-level", "1", "--mt-threads", "2", "--mt-dthreads", "1")
+    assert ended.status == 0, ended.stderr
+
+
 def test_a_definition_that_was_kept_does_not_stop_it_from_coming_back(lab: Lab, start_guest: Start) -> None:
     start_guest(GuestSpec(name=NAME, host="alpha", kind="libvirt"))
     for there in ("beta", "alpha"):

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from segue.core import virsh
 from segue.core.evidence import Evidence, Sighting
 from segue.core.ownership import Remedy, judge
 from tests.faults import results
@@ -96,7 +99,36 @@ def ownership() -> str:
     )
 
 
-PAGES = {"ownership.md": ownership, "faults.md": lambda: faults(results.load())}
+VIRSH = """# From virsh migrate to Segue
+
+Written from `core/virsh.py`, of which the libvirt driver makes its calls: each option of `virsh migrate` from libvirt 9.0 on,
+each flag and each typed parameter behind it, and what is typed instead. A test compares it with the `virsh` and the libvirt that
+are installed.
+
+What one of the two hosts, or the libvirt that Segue itself uses, is too old for is refused by name and version before anything is
+touched.
+From Python the same is `segue.migrate(…, libvirt=segue.LibvirtWishes(…))`.
+
+| `virsh migrate` | `segue migrate` | libvirt's name | since | what is different |
+|---|---|---|---|---|
+{rows}
+"""
+
+
+def virsh_page() -> str:
+    lines = [f"| `{name}` | {instead} | | | |" for name, instead in virsh.ALSO]
+    for row in virsh.ROWS:
+        typed = re.sub(r"(segue [a-z]+ ID )?--[a-z0-9-]+( TIME| [a-z0-9]+(?![a-z0-9]* ))?", r"`\g<0>`", row.segue)
+        since = ".".join(map(str, row.since)) if row.since > (0, 0) else ""
+        lines.append(f"| `{row.virsh}` | {typed} | {f'`{row.constant}`' if row.constant else ''} | {since} | {row.note} |")
+    return VIRSH.format(rows="\n".join(lines))
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "virsh.md": virsh_page,
+    "ownership.md": ownership,
+    "faults.md": lambda: faults(results.load()),
+}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -7,11 +7,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
-from segue.cli import exit_codes, render
+from segue.cli import exit_codes, render, wishes
 from segue.core.model import Control, Limits, OnMiss, Transport
 from segue.core.storage import CopyStorage, CopyWish
+from segue.core.wishes import LibvirtWishes
 from segue.units import parse_bytes, parse_downtime_ms, parse_duration_ms, parse_overrides, parse_percent, parse_ports, parse_rate
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class PostCopy(StrEnum):
     PREFER = "prefer"
 
 
-class Command(TyperCommand):
+class Command(wishes.GroupedHelp):
     """``--postcopy`` may stand alone; neither click's parser nor Typer's knows options whose value may be left out."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # typer's own is click's
@@ -63,6 +63,7 @@ EPILOG = """Examples:
 Ctrl-C turns back: the guest stays on the source and nothing is left on the destination (exit status 4)."""
 
 
+@wishes.of_libvirt
 def migrate(
     guest: Annotated[str, typer.Argument(help="Name or UUID of a running guest.")],
     destination: Annotated[str, typer.Argument(help="A host's name in segue.toml, or a connection URI.")],
@@ -72,7 +73,10 @@ def migrate(
     ] = "",
     control: Annotated[
         Control,
-        typer.Option(help="direct: this Segue talks to both. p2p: the source's daemon (bare QEMU: its Segue) leads."),
+        typer.Option(
+            help="direct: this Segue talks to both. p2p: the source's daemon (bare QEMU: its Segue) leads. "
+            "unmanaged: through both monitors (bare QEMU)."
+        ),
     ] = Control.DIRECT,
     transport: Annotated[
         Transport,
@@ -149,6 +153,7 @@ def migrate(
             metavar="HOW:ADDR", help="Ask the guest all the while and tell its clients' downtime: ping:ADDR, tcp|udp:ADDR:PORT."
         ),
     ] = "",
+    libvirt: LibvirtWishes,
     detach: Annotated[
         bool, typer.Option("--detach", help="Print the migration's id and come back at once; it goes on by itself.")
     ] = False,
@@ -193,6 +198,7 @@ def migrate(
         disks=disks,
         accept=accept or (),
         probe=probe,
+        libvirt=libvirt,
     )
     if detach:
         raise typer.Exit(asyncio.run(_detach(migration, as_json=as_json)))

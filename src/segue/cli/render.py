@@ -195,7 +195,8 @@ def summary(outcome: Outcome) -> str:
     text = (
         f"{outcome.guest} moved from {outcome.source} to {outcome.destination} in {units.format_duration_ms(outcome.total_ms)}: "
         f"{units.format_bytes(outcome.bytes_sent)} sent, {outcome.iterations} iterations. "
-        f"Downtime: {downtimes or 'nobody says'}. It runs on {outcome.owner}, and nowhere else."
+        f"Downtime: {downtimes or 'nobody says'}. "
+        f"It {outcome.rests or 'runs'} on {outcome.owner}, and {'runs ' * bool(outcome.rests)}nowhere else."
     )
     return f"{text} {outcome.error}".strip()
 

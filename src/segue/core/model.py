@@ -14,6 +14,7 @@ from enum import StrEnum
 from segue.core.downtime import Client, ProbeTarget, Switchover
 from segue.core.policy import Policy
 from segue.core.storage import CopyWish
+from segue.core.wishes import LibvirtWishes
 
 
 class DriverKind(StrEnum):
@@ -31,6 +32,9 @@ class Control(StrEnum):
     """Managed direct (libvirt) or through both monitors (bare QEMU): Segue talks to both hosts."""
     P2P = "p2p"
     """Managed peer-to-peer: the source's libvirtd talks to the destination's; Segue watches."""
+    UNMANAGED = "unmanaged"
+    """Unmanaged direct: the hypervisors do it themselves, driven through their monitors. Of bare QEMU that is `DIRECT`; libvirt's
+    QEMU driver has none."""
 
 
 class Transport(StrEnum):
@@ -205,6 +209,7 @@ class MigrationSpec:
         policy: the ladder that is climbed when it does not converge; ``None``: the one that Segue makes for it.
         disks: how those that are not shared are copied; ``None``: they are not, all must be shared.
         probe: whom to ask all the while, to see what its clients see; ``None``: nobody.
+        libvirt: what only libvirt can be asked for.
     """
 
     id: str
@@ -222,6 +227,17 @@ class MigrationSpec:
     policy: Policy | None = None
     disks: CopyWish | None = None
     probe: ProbeTarget | None = None
+    libvirt: LibvirtWishes = field(default_factory=LibvirtWishes)
+
+    @property
+    def rests(self) -> str:
+        """What a guest that moved does on the destination where it was not to run; empty where it runs."""
+        return "is defined" if self.libvirt.offline else "stands still" if self.libvirt.suspend else ""
+
+    @property
+    def arrives_as(self) -> str:
+        """The guest's name on the destination."""
+        return self.libvirt.rename or self.guest
 
     def persists(self, *, defined: bool) -> bool:
         """Whether the destination is to keep the definition of a guest that the source has one of, or not."""
@@ -330,6 +346,7 @@ class Outcome:
         switchover: its parts, as far as they were heard.
         decisions: what was steered on the way and why, in order.
         error: one sentence, empty when moved.
+        rests: it was moved so as not to run: it ``stands still`` or ``is defined`` there; empty where it runs.
     """
 
     id: str
@@ -351,3 +368,4 @@ class Outcome:
     guest_lost_ms: int | None = None
     client: Client | None = None
     switchover: Switchover | None = None
+    rests: str = ""

@@ -143,6 +143,28 @@ def judge(source: Evidence, destination: Evidence, *, may_have_run: bool, only_t
     )
 
 
+def judge_definition(source: Evidence, destination: Evidence) -> Verdict:
+    """Say where the definition of a guest that does not run is, when that was all that was to be moved.
+
+    Args:
+        source: what the source showed.
+        destination: what the destination showed.
+
+    Returns:
+        A verdict whose `Verdict.runs` means that the owner holds it. A destination that has it owns it, even where the source
+        kept its own.
+    """
+    seen = f"{source.host} shows it {source.sighting}, {destination.host} shows it {destination.sighting}"
+    if not (source.sighting.is_idle and destination.sighting.is_idle):
+        silent = not (source.sighting.is_proof and destination.sighting.is_proof)
+        remedy = Remedy.WAIT if silent else Remedy.ASK
+        return Verdict(owner=Owner.UNPROVEN, settled=False, runs=False, reason=seen, remedy=remedy)
+    owner = Owner.DESTINATION if destination.sighting is not S.ABSENT else Owner.SOURCE
+    if source.sighting is S.ABSENT and owner is Owner.SOURCE:
+        owner = Owner.NOBODY
+    return Verdict(owner=owner, settled=True, runs=owner is not Owner.NOBODY, reason=seen, remedy=Remedy.NOTHING)
+
+
 def _remedy(owner: Owner, settled: bool, source: Sighting, destination: Sighting) -> Remedy:  # noqa: FBT001  # a row of a table
     silent = not (source.is_proof and destination.is_proof)
     match owner:

@@ -172,6 +172,14 @@ class Hypervisor(Protocol):
         """What this host shows of the guest now. Never raises: an unreachable host is evidence too."""
         ...
 
+    async def refuse(self, spec: MigrationSpec, destination: Hypervisor) -> None:
+        """Refuse what these two hosts cannot do of what was asked. Called on the source; looks, and never acts.
+
+        Raises:
+            RefusedError: in words, with what can be asked for instead.
+        """
+        ...
+
     async def standing(self, guest: str) -> Standing:
         """How a guest stands here, as far as moving it is concerned.
 

@@ -24,6 +24,7 @@ from segue.core.model import Control, DriverKind, HostAddress, Limits, Migration
 from segue.core.ports import Hypervisor, Store
 from segue.core.record import Record
 from segue.core.storage import CopyWish
+from segue.core.wishes import LibvirtWishes
 from segue.drivers import driver as driver_of_kind
 from segue.engine import detached, preflight, probe
 from segue.engine.delegated import Delegated
@@ -52,7 +53,8 @@ class Request:
         guest: name or UUID.
         destination: a host's name in segue.toml, or a connection URI.
         source: the same; empty: look for the guest on every host of segue.toml.
-        control, transport, connections, persist, undefine_source, overrides, limits, disks, probe: as in `MigrationSpec`.
+        control, transport, connections, persist, undefine_source, overrides: as in `MigrationSpec`.
+        limits, disks, probe, libvirt: the same.
         policy: the name of a ladder in segue.toml; empty: Segue's own.
         migration_address, migration_ports: in place of the destination's own, as in `HostAddress`.
         accept: codes of preflight's blockers past which it is to go all the same.
@@ -75,6 +77,7 @@ class Request:
     disks: CopyWish | None = None
     accept: tuple[str, ...] = ()
     probe: ProbeTarget | None = None
+    libvirt: LibvirtWishes = field(default_factory=LibvirtWishes)
     id: str = field(default_factory=lambda: secrets.token_hex(6))
 
 
@@ -238,6 +241,7 @@ class Migration:
             found, destination = await self._look(inventory)
             there, seen = await self._preflight(inventory, found, destination)
             preflight.refuse(found, seen)
+            await found.hypervisor.refuse(seen.facts.spec, there)
             if self.request.probe is not None:
                 await asyncio.to_thread(probe.check, self.request.probe)
             for warning in preflight.warnings(seen):
@@ -246,9 +250,7 @@ class Migration:
             await asyncio.wait({opening})
             self._store = None if opening.exception() else opening.result()
         opening.result()
-        record = Record(
-            spec=self._spec(found, destination), source=found.address, destination=destination, created_at_ms=wall_ms()
-        )
+        record = Record(spec=seen.facts.spec, source=found.address, destination=destination, created_at_ms=wall_ms())
         return found.hypervisor, there, record
 
     async def check(self) -> Preflight:
@@ -272,13 +274,14 @@ class Migration:
     def _spec(self, found: Found, destination: HostAddress) -> MigrationSpec:
         request = self.request
         policy = self._settings.policy(request.policy)
+        bare = found.guest.driver is DriverKind.QEMU  # driven through its monitors, which is what unmanaged means
         return MigrationSpec(
             id=request.id,
             guest=found.guest.name,
             source=found.address.name,
             destination=destination.name,
             driver=found.guest.driver,
-            control=request.control,
+            control=Control.DIRECT if bare and request.control is Control.UNMANAGED else request.control,
             transport=request.transport,
             connections=request.connections,
             persist=request.persist,
@@ -288,6 +291,7 @@ class Migration:
             policy=policy,
             disks=request.disks,
             probe=request.probe,
+            libvirt=request.libvirt,
         )
 
     async def _look(self, inventory: Inventory) -> tuple[Found, HostAddress]:

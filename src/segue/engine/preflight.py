@@ -109,7 +109,7 @@ async def look(spec: MigrationSpec, found: Found, destination: Hypervisor, *, ac
     here, there, sighting, standing = await asyncio.gather(
         source.facts(),
         destination.facts(),
-        destination.evidence(guest.name),
+        destination.evidence(spec.arrives_as),
         answered(source.host, source.standing(guest.name)),
     )
     if sighting.sighting is Sighting.UNREACHABLE:

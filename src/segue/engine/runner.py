@@ -408,14 +408,18 @@ class Runner:
 
     async def _look(self) -> Verdict:
         source, destination = await asyncio.gather(
-            self._source.evidence(self._spec.guest), self._destination.evidence(self._spec.guest)
+            self._source.evidence(self._spec.guest), self._destination.evidence(self._spec.arrives_as)
         )
         by_itself = self._spec.driver is DriverKind.LIBVIRT
-        verdict = ownership.judge(
-            source,
-            destination,
-            may_have_run=self._may_have_run if by_itself else self._journal.told_to_run,
-            only_told=not by_itself,
+        verdict = (
+            ownership.judge_definition(source, destination)
+            if self._spec.libvirt.offline
+            else ownership.judge(
+                source,
+                destination,
+                may_have_run=self._may_have_run if by_itself else self._journal.told_to_run,
+                only_told=not by_itself,
+            )
         )
         if verdict.reason != self._last_seen:
             self._last_seen = verdict.reason
@@ -485,6 +489,7 @@ class Runner:
             bytes_sent=self._last.sent_bytes,
             iterations=self._last.iteration,
             decisions=tuple(f"{done.decision}: {done.reason}" for done in self._steered),
+            rests=self._spec.rests if moved else "",
             error=" ".join(part for part in (self._why(kind), self._unsettled) if part),
             client=self._probe.seen() if self._probe is not None else None,
             switchover=parts(self._attempt.moments(), self._probe.gaps if self._probe is not None else ()) if moved else None,

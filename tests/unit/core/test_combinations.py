@@ -9,6 +9,7 @@ import pytest
 from segue.core import combinations
 from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Transport
 from segue.core.storage import CopyStorage, CopyWish
+from segue.core.wishes import LibvirtWishes
 from segue.errors import Unsupported
 
 QEMU, LIBVIRT = DriverKind.QEMU, DriverKind.LIBVIRT
@@ -26,6 +27,9 @@ def asked(
     ports: tuple[int, int] | None = None,
     disks: CopyWish | None = None,
     overrides: tuple[tuple[str, str], ...] = (),
+    persist: bool | None = None,
+    auto_converge: bool = True,
+    **wishes: object,
 ) -> tuple[MigrationSpec, HostAddress]:
     spec = MigrationSpec(
         id="1",
@@ -36,13 +40,16 @@ def asked(
         control=control,
         transport=transport,
         connections=connections,
-        limits=Limits(postcopy=postcopy),
+        persist=persist,
+        limits=Limits(postcopy=postcopy, auto_converge=auto_converge),
         disks=disks,
         overrides=overrides,
+        libvirt=LibvirtWishes(**wishes),  # type: ignore[arg-type]  # each test names a field with its value
     )
     return spec, HostAddress(name="beta", uri=uri or URIS[driver], driver=driver, migration_ports=ports)
 
 
+COPIED = CopyWish(how=CopyStorage.ALL)
 REFUSED = [
     (asked(LIBVIRT, Control.P2P, uri="qemu:///system"), "qemu:///system is not one"),
     (asked(LIBVIRT, transport=Transport.TUNNELLED), "only when the source's daemon"),
@@ -56,6 +63,32 @@ REFUSED = [
     (asked(LIBVIRT, overrides=(("vnc", ":1"),)), "does not change the definition"),
     (asked(QEMU, disks=CopyWish(how=CopyStorage.ALL), overrides=(("disk.a", "/b"),)), "either copied or found"),
     (asked(QEMU, transport=Transport.TLS, disks=CopyWish(how=CopyStorage.ALL)), "Disks are copied in the clear"),
+    (asked(QEMU, rename="web2"), "rename: only libvirt knows that"),
+    (asked(LIBVIRT, Control.UNMANAGED), "no unmanaged migration"),
+    (asked(LIBVIRT, offline=True, persist=False), "has to be kept on the destination"),
+    (asked(LIBVIRT, offline=True, disks=COPIED), "with --offline no disk moves"),
+    (asked(LIBVIRT, offline=True, transport=Transport.TLS), "no memory moves"),
+    (asked(LIBVIRT, offline=True, suspend=True), "is for guests that run"),
+    (asked(LIBVIRT, suspend=True, postcopy=True), "arrive standing still"),
+    (asked(LIBVIRT, zero_copy=True), "only over several connections"),
+    (asked(LIBVIRT, zero_copy=True, connections=2, transport=Transport.TLS), "does not go with TLS"),
+    (asked(LIBVIRT, zero_copy=True, connections=2, compression=("zstd",)), "does not go with compression"),
+    (asked(LIBVIRT, compression=("gzip",)), "by nothing else"),
+    (asked(LIBVIRT, compression=("zstd",)), "several connections"),
+    (asked(LIBVIRT, compression=("xbzrle",), connections=2), "by zlib or zstd only"),
+    (asked(LIBVIRT, xbzrle_cache_bytes=1), "xbzrle-cache: that tunes a method"),
+    (asked(LIBVIRT, throttle_initial_percent=30, auto_converge=False), "no throttle to set"),
+    (asked(LIBVIRT, postcopy_bandwidth_bps=1), "needs post-copy"),
+    (asked(LIBVIRT, migration_uri="tcp://beta", ports=(1000, 1000)), "said twice"),
+    (asked(LIBVIRT, Control.P2P, Transport.TUNNELLED, listen_address="10.0.0.1"), "listens on no address"),
+    (asked(LIBVIRT, tls_destination="beta"), "needs TLS"),
+    (asked(LIBVIRT, rdma_pin_all=True), "only where it goes over RDMA"),
+    (asked(LIBVIRT, migration_uri="rdma://beta", connections=2), "over one connection"),
+    (asked(LIBVIRT, copied_disks=("vda",)), "no disks are to be copied"),
+    (asked(LIBVIRT, disks=COPIED, copied_disks=("vda",), detect_zeroes=("vdb",)), "that is not copied"),
+    (asked(LIBVIRT, disks=CopyWish(how=CopyStorage.ALL, port=1), disks_uri="tcp://beta"), "disks are sent is said twice"),
+    (asked(LIBVIRT, xml="<domain/>", overrides=(("disk.vda", "/a"),)), "given whole or changed in parts"),
+    (asked(LIBVIRT, persistent_xml="<domain/>", persist=False), "none is to be kept"),
 ]
 
 

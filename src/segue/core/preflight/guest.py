@@ -44,7 +44,7 @@ def _hosts(facts: Facts) -> Iterator[Finding]:
         )
         return
     if there.sighting is not None and not there.sighting.sighting.is_idle:
-        name, sighting = facts.guest.name, there.sighting
+        name, sighting = facts.spec.arrives_as, there.sighting
         yield Finding(
             code="destination-taken",
             severity=Severity.BLOCKER,
@@ -71,7 +71,10 @@ def _state(facts: Facts, state: GuestState, *, raw: str) -> Iterator[Finding]:
     elif state is GuestState.UNKNOWN and not facts.guest.obstacle:
         words = f"{name} is in a state that Segue does not know."
         yield _blocker(facts, "guest-not-running", words, seen=seen)
-    elif state in (GuestState.PAUSED, GuestState.SHUT_OFF):
+    elif facts.spec.libvirt.offline and state is not GuestState.SHUT_OFF:
+        words = f"{name} runs: to move its definition away from under it would leave it without one."
+        yield _blocker(facts, "unsupported", words, seen=seen, fix="Leave out --offline, and it is moved with its definition.")
+    elif state in (GuestState.PAUSED, GuestState.SHUT_OFF) and not facts.spec.libvirt.offline:
         words = f"Guest {name} does not run, so there is nothing to move live."
         yield _blocker(facts, "guest-not-running", words, seen=seen, fix="Start or resume it first.")
 

@@ -20,14 +20,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Final
-from urllib.parse import urlsplit
 
 import libvirt
 
 from segue import units
+from segue.core import virsh
 from segue.core.downtime import Moments
 from segue.core.evidence import Sighting
-from segue.core.model import Control, JobStatus, MigrationSpec, Progress, Transport
+from segue.core.model import Control, JobStatus, MigrationSpec, Progress
 from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
 from segue.drivers.libvirt import fold, heard, runtime
@@ -44,11 +44,8 @@ RESUME_PATIENCE_S: Final = 10.0
 """A call that resumes takes 0.1 s where QEMU answers."""
 NO_LIMIT_BPS: Final = 1 << 40
 """Reported bandwidth from which on there is no limit: libvirt says 8796093022207 MiB/s."""
-_TRANSPORT_FLAGS: Final = {
-    Transport.NATIVE: 0,
-    Transport.TLS: libvirt.VIR_MIGRATE_TLS,
-    Transport.TUNNELLED: libvirt.VIR_MIGRATE_TUNNELLED,
-}
+_HERE: Final = (Sighting.RUNNING, Sighting.PAUSED)
+"""A destination that has the guest: whatever the source still holds of it may go."""
 _IN_POSTCOPY: Final = (JobStatus.POSTCOPY, JobStatus.POSTCOPY_PAUSED)
 
 
@@ -176,7 +173,9 @@ class LibvirtAttempt:
             if here.sighting is Sighting.CRASHED:
                 raise self._source_died()
             if here.sighting.is_idle:
-                self._last = replace(await self._completed(), elapsed_ms=self._elapsed_ms(), status=JobStatus.COMPLETED)
+                gone = not self._spec.libvirt.offline or await self._arrived()  # of a guest that never ran, idle says nothing
+                status = JobStatus.COMPLETED if gone else JobStatus.NONE
+                self._last = replace(await self._completed(), elapsed_ms=self._elapsed_ms(), status=status)
                 break
             self._last = await self._sample()
             if self._last.status is JobStatus.POSTCOPY_PAUSED and self._call is not None and self._call.done():
@@ -188,6 +187,11 @@ class LibvirtAttempt:
             yield self._last
             await asyncio.sleep(SAMPLE_S)
         yield self._last
+
+    async def _arrived(self) -> bool:
+        """Whether the destination has what was to come: a copy that was seen to run or to be kept from it, or the definition."""
+        there = (await self._destination.evidence(self._spec.arrives_as)).sighting
+        return there is Sighting.DEFINED if self._spec.libvirt.offline else there in _HERE
 
     async def _has_job(self) -> bool:
         """Whether the source still works on it: a job, or a post-copy that waits to be connected again."""
@@ -204,32 +208,11 @@ class LibvirtAttempt:
 
     async def _migrate_call(self, more_flags: int = 0) -> Callable[[], object]:
         found = self._require_found()
-        limits = self._spec.limits
-        flags = libvirt.VIR_MIGRATE_LIVE | more_flags
-        parameters: dict[str, object] = {}
-        if self._spec.persists(defined=found.persistent):
-            flags |= libvirt.VIR_MIGRATE_PERSIST_DEST
-        if self._spec.undefines(defined=found.persistent):
-            flags |= libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
-        flags |= _TRANSPORT_FLAGS[self._spec.transport]
-        if limits.auto_converge:
-            flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
-            parameters |= _throttling(self._spec)
-        if limits.postcopy:
-            flags |= libvirt.VIR_MIGRATE_POSTCOPY
-        address = self._destination.address
-        data_host = address.migration_address or urlsplit(address.uri).hostname
-        if data_host and self._spec.transport is not Transport.TUNNELLED:
-            # Never left to libvirt, which would send to whatever name the destination believes it has.
-            port = f":{address.migration_ports[0]}" if address.migration_ports else ""
-            parameters[libvirt.VIR_MIGRATE_PARAM_URI] = f"tcp://{f'[{data_host}]' if ':' in data_host else data_host}{port}"
-        if self._spec.connections > 1:
-            flags |= libvirt.VIR_MIGRATE_PARALLEL
-            parameters[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = self._spec.connections
-        if limits.bandwidth_bps:
-            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = _mib_per_second(limits.bandwidth_bps)
+        flags, parameters = arguments(virsh.Call(spec=self._spec, there=self._destination.address, defined=found.persistent))
+        flags |= more_flags
         if self._spec.control is Control.P2P:
-            return lambda: found.leaving.migrateToURI3(address.uri, parameters, flags | libvirt.VIR_MIGRATE_PEER2PEER)
+            uri = self._destination.address.uri
+            return lambda: found.leaving.migrateToURI3(uri, parameters, flags)
         there = await self._destination.connection()
         return lambda: found.leaving.migrate3(there, parameters, flags)
 
@@ -279,7 +262,7 @@ class LibvirtAttempt:
 
     async def _completed(self) -> Progress:
         """The statistics that the destination keeps of the migration; the last sample where it keeps none."""
-        name = self._spec.guest
+        name = self._spec.arrives_as
         kept = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
 
         def look(connection: libvirt.virConnect) -> dict[str, object]:
@@ -392,11 +375,12 @@ class LibvirtAttempt:
         if self._call is not None and not self._call.done():
             return
         name = self._spec.guest
-        there = await self._destination.evidence(name)
+        arriving = self._spec.arrives_as
+        there = await self._destination.evidence(arriving)
         if there.sighting is Sighting.INCOMING:
             async with self._log.acting(Action.END_DESTINATION, self._destination.host):
-                await self._destination.ask(lambda connection: connection.lookupByName(name).destroy())
-            there = await self._destination.evidence(name)
+                await self._destination.ask(lambda connection: connection.lookupByName(arriving).destroy())
+            there = await self._destination.evidence(arriving)
         here = await self._source.evidence(name)
         if here.sighting is Sighting.SWITCHOVER and there.sighting.is_idle:
             async with self._log.acting(Action.RESUME_SOURCE, self._source.host):
@@ -430,8 +414,7 @@ class LibvirtAttempt:
         name = self._spec.guest
         here = await self._source.evidence(name)
         if here.sighting in (Sighting.SWITCHOVER, Sighting.POSTMIGRATE):
-            there = await self._destination.evidence(name)
-            if there.sighting not in (Sighting.RUNNING, Sighting.PAUSED):
+            if not await self._arrived():
                 raise HypervisorError(
                     f"{name} was not seen to run on {self._destination.host}: {self._source.host} keeps what it has.",
                     host=self._source.host,
@@ -439,18 +422,21 @@ class LibvirtAttempt:
             async with self._log.acting(Action.END_SOURCE, self._source.host):
                 await self._source.ask(lambda connection: connection.lookupByName(name).destroy())
             here = await self._source.evidence(name)
-        if here.sighting in (Sighting.DEFINED, Sighting.CRASHED) and self._spec.undefines(defined=True):
+        defined = here.sighting in (Sighting.DEFINED, Sighting.CRASHED)
+        if defined and self._spec.undefines(defined=True) and await self._arrived():
             keep = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM  # the destination has its own copy or shares this one
             async with self._log.acting(Action.UNDEFINE_SOURCE, self._source.host):
                 await self._source.ask(lambda connection: connection.lookupByName(name).undefineFlags(keep))
 
     async def discard(self) -> None:
         """End what is left on both hosts; definitions stay."""
-        name = self._spec.guest
-        for host, action in ((self._source, Action.END_SOURCE), (self._destination, Action.END_DESTINATION)):
+        for host, name, action in (
+            (self._source, self._spec.guest, Action.END_SOURCE),
+            (self._destination, self._spec.arrives_as, Action.END_DESTINATION),
+        ):
             if not (await host.evidence(name)).sighting.is_idle:
                 async with self._log.acting(action, host.host):
-                    await host.ask(lambda connection: connection.lookupByName(name).destroy())
+                    await host.ask(lambda connection, name=name: connection.lookupByName(name).destroy())  # type: ignore[misc]
 
     async def result(self) -> Progress:
         """The last word of libvirt on it."""
@@ -476,6 +462,17 @@ class LibvirtAttempt:
         return round((time.monotonic() - self._began) * 1000)
 
 
+def arguments(call: virsh.Call) -> tuple[int, dict[str, object]]:
+    """The flags and the typed parameters of libvirt's migrate call."""
+    flags, parameters = 0, dict[str, object]()
+    for row, value in virsh.wanted(call):
+        if row.is_parameter:
+            parameters[getattr(libvirt, row.constant)] = list(value) if isinstance(value, tuple) else value
+        else:
+            flags |= getattr(libvirt, row.constant)
+    return flags, parameters
+
+
 def _started(function: Callable[[], object]) -> asyncio.Future[object]:
     """The call, in a thread of its own; whoever needs its result asks for it."""
     call = runtime.start(function)
@@ -487,26 +484,6 @@ def _seen(call: asyncio.Future[object]) -> None:
     """Mark the exception as taken: whoever needs it asks for the result."""
     if not call.cancelled():
         call.exception()
-
-
-def _throttling(spec: MigrationSpec) -> dict[str, object]:
-    """By how much auto-converge slows the guest at first, and more each time. libvirt has no word for the most of it.
-
-    Where no more than some slow-down was promised it goes there at once and creeps on from there, so that it is seen in time.
-    """
-    initial = spec.policy.throttle_initial if spec.policy is not None else None
-    increment = spec.policy.throttle_increment if spec.policy is not None else None
-    if (most := spec.limits.max_slowdown_percent) is not None:
-        initial, increment = min(initial or QEMU_INITIAL_PERCENT, most), 1
-    parameters = {
-        libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL: initial,
-        libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT: increment,
-    }
-    return {name: value for name, value in parameters.items() if value is not None}
-
-
-QEMU_INITIAL_PERCENT: Final = 20
-"""QEMU's own (migration/options.c, cpu-throttle-initial)."""
 
 
 def _mib_per_second(bps: int) -> int:

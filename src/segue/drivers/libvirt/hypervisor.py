@@ -11,11 +11,13 @@ import libvirt
 from lxml import etree
 
 from segue import units
+from segue.core import virsh
 from segue.core.evidence import Evidence, Sighting
-from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts
+from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts, MigrationSpec
+from segue.core.ports import Hypervisor
 from segue.core.preflight.facts import Standing
 from segue.drivers.libvirt import fold, runtime, standing
-from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError
+from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError, Unsupported
 
 T = TypeVar("T")
 
@@ -117,6 +119,20 @@ class LibvirtHypervisor:
             return standing.look(domain, self._guest(domain).state)
 
         return await self.ask(look)
+
+    async def refuse(self, spec: MigrationSpec, destination: Hypervisor) -> None:
+        """What one of the two daemons, or the libvirt that Segue itself uses, is too old for."""
+        if not isinstance(destination, LibvirtHypervisor):
+            raise TypeError("both hosts must be libvirt's")
+        versions = {
+            "the libvirt that Segue uses": libvirt.getVersion(),
+            f"libvirt on {self.host}": await self.ask(lambda connection: connection.getLibVersion()),
+            f"libvirt on {destination.host}": await destination.ask(lambda connection: connection.getLibVersion()),
+        }
+        if missing := virsh.lacking(virsh.Call(spec=spec, there=destination.address), versions):
+            raise Unsupported(
+                missing, guest_at=f"it is on {self.host}; nothing was touched", hint="Leave it out, or update that host."
+            )
 
     async def start(self, guest: str) -> None:
         """Start a domain that is defined."""

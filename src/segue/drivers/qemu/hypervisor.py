@@ -9,7 +9,8 @@ from typing import Final
 
 from segue.core import argv, twin
 from segue.core.evidence import Evidence, Sighting
-from segue.core.model import DriverKind, Guest, GuestProcess, GuestState, HostAddress, HostFacts
+from segue.core.model import DriverKind, Guest, GuestProcess, GuestState, HostAddress, HostFacts, MigrationSpec
+from segue.core.ports import Hypervisor
 from segue.core.preflight.facts import Standing
 from segue.drivers.qemu import fold, launch, processes, standing
 from segue.drivers.qemu.processes import Process
@@ -106,6 +107,9 @@ class QemuHypervisor:
             raise HypervisorError(f"{guest} is gone from {self.host}.", host=self.host)
         async with self.sessions.use(process) as session:
             return await standing.look(session, arrived_here=process.line.has("incoming"))
+
+    async def refuse(self, spec: MigrationSpec, destination: Hypervisor) -> None:
+        """What cannot be done is refused by the attempt, which compares both command lines."""
 
     async def start(self, guest: str) -> None:
         """Start it from its launch record."""

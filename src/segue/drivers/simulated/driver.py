@@ -76,6 +76,9 @@ class SimulatedHypervisor:
             sighting = Sighting.ABSENT
         return Evidence(host=self._host, sighting=sighting, seen_at_ms=self.world.now_ms, raw=f"simulated: {sighting}")
 
+    async def refuse(self, spec: MigrationSpec, destination: Hypervisor) -> None:
+        """Everything can be done here."""
+
     async def aclose(self) -> None:
         """Nothing to close."""
 
