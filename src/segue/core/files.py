@@ -63,6 +63,8 @@ class Seen:
         filesystem: as coreutils' ``stat -f`` calls it.
         is_device: a block device.
         may_write: so may the user that QEMU runs as.
+        may_read: the same.
+        owner: user and group, by number, and the permission bits, for people.
     """
 
     identity: str = ""
@@ -71,6 +73,8 @@ class Seen:
     filesystem: str = ""
     is_device: bool = False
     may_write: bool = True
+    may_read: bool = True
+    owner: str = ""
 
 
 def uses(line: CommandLine, live: Live) -> tuple[Use, ...]:
@@ -133,16 +137,16 @@ def judged(
             use.written and not theirs.may_write
         ):  # it would be noticed when the guest is to run there, and the source has let go
             wrong.append(f"{use.path} on {names[1]} may not be written to by the user that the guest runs as ({use.what})")
-        elif _is_one(mine, theirs, one_machine=one_machine):
+        elif is_one(mine, theirs, one_machine=one_machine):
             continue
         elif not use.written:
             compare.append(use.path)
-        elif _is_other(mine, theirs, one_machine=one_machine):
+        elif is_other(mine, theirs, one_machine=one_machine):
             wrong.append(f"{use.path} on {names[1]} is another file than the one that the guest writes to ({use.what})")
     return tuple(wrong), tuple(compare)
 
 
-def _is_one(mine: Seen, theirs: Seen, *, one_machine: bool) -> bool:
+def is_one(mine: Seen, theirs: Seen, *, one_machine: bool) -> bool:
     """It is known to be one file."""
     if one_machine:
         return mine.identity == theirs.identity
@@ -150,7 +154,7 @@ def _is_one(mine: Seen, theirs: Seen, *, one_machine: bool) -> bool:
     return shared and (mine.inode, mine.size_bytes) == (theirs.inode, theirs.size_bytes)
 
 
-def _is_other(mine: Seen, theirs: Seen, *, one_machine: bool) -> bool:
+def is_other(mine: Seen, theirs: Seen, *, one_machine: bool) -> bool:
     """It is known to be two files. A block device may be one of a storage network, and a size may lag behind on a client."""
     if one_machine or mine.is_device != theirs.is_device:
         return True

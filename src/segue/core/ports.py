@@ -16,7 +16,7 @@ from typing import Protocol
 from segue.core.downtime import Client, Gap, Moments
 from segue.core.evidence import Evidence
 from segue.core.model import Guest, HostAddress, HostFacts, MigrationSpec, Progress
-from segue.core.preflight.facts import Standing
+from segue.core.preflight.facts import Offer, Parts, Standing
 from segue.core.record import Action, Change, Holder, Lease, Record, Sample, Settings, Story, Wishes
 
 
@@ -182,6 +182,22 @@ class Hypervisor(Protocol):
 
     async def standing(self, guest: str) -> Standing:
         """How a guest stands here, as far as moving it is concerned.
+
+        Raises:
+            HypervisorError: it cannot be seen.
+        """
+        ...
+
+    async def parts(self, guest: str) -> Parts:
+        """What a running guest is made of now, as far as its host matters.
+
+        Raises:
+            HypervisorError: it cannot be seen.
+        """
+        ...
+
+    async def offer(self, wanted: Parts) -> Offer:
+        """What this host's hypervisor can give to a guest that is made of these.
 
         Raises:
             HypervisorError: it cannot be seen.

@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Protocol, Self, runtime_checkable
 
 from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts
 from segue.core.ports import Driver, Hypervisor
 from segue.errors import GuestAmbiguous, GuestNotFound, HostUnreachable, SegueError
+from segue.hosts import HostShell, reach, way_in
 
 CONNECT_DEADLINE_S: Final = 10.0
 """For one host to answer. ssh and TLS over a slow path need a few round trips; a person waits ten seconds and not much longer."""
@@ -39,6 +40,14 @@ class Surveyed:
     error: SegueError | None = None
 
 
+@runtime_checkable
+class _HasShell(Protocol):
+    """A connection to a hypervisor that goes through a shell."""
+
+    @property
+    def shell(self) -> HostShell: ...
+
+
 class Inventory:
     """Open connections to hosts, closed together. Use as an async context manager.
 
@@ -50,15 +59,17 @@ class Inventory:
         self._driver = driver
         self._stack = AsyncExitStack()
         self._open: dict[str, asyncio.Task[Hypervisor]] = {}
+        self._shells: dict[str, asyncio.Task[HostShell]] = {}
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
-        for task in self._open.values():
+        tasks = [*self._open.values(), *self._shells.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._open.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def connect(self, address: HostAddress) -> Hypervisor:
         """The connection to that address, made on first use.
@@ -74,6 +85,25 @@ class Inventory:
         hypervisor = await self._driver(address.driver).connect(address, deadline_s=CONNECT_DEADLINE_S)
         self._stack.push_async_callback(hypervisor.aclose)
         return hypervisor
+
+    async def shell(self, addresses: Sequence[HostAddress]) -> HostShell:
+        """A shell on the host that has these addresses: the one of its bare guests' connection, else ssh to where its libvirt is.
+
+        Raises:
+            HostUnreachable: it cannot be logged in to.
+            UsageError: none of the addresses says where it is.
+        """
+        way = way_in(addresses)
+        if way in addresses and isinstance(hypervisor := await self.connect(way), _HasShell):
+            return hypervisor.shell
+        if way.uri not in self._shells:
+            self._shells[way.uri] = asyncio.create_task(self._reach(way))
+        return await asyncio.shield(self._shells[way.uri])
+
+    async def _reach(self, way: HostAddress) -> HostShell:
+        shell = await reach(way, deadline_s=CONNECT_DEADLINE_S)
+        self._stack.push_async_callback(shell.aclose)
+        return shell
 
     async def survey(self, addresses: Iterable[HostAddress], *, facts: bool = False) -> Sequence[Surveyed]:
         """Ask all addresses at once for their guests, and for facts where wanted; a failure is an answer too."""

@@ -16,6 +16,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from segue import config
 from segue.core import combinations
@@ -269,7 +270,12 @@ class Migration:
         spec = self._spec(found, destination)
         combinations.refuse(spec, destination)
         there = await inventory.connect(destination)
-        return there, await preflight.look(spec, found, there, accept=self.request.accept)
+        ways = (partial(inventory.shell, self._ways_to(found.address)), partial(inventory.shell, self._ways_to(destination)))
+        return there, await preflight.look(spec, found, there, ways, accept=self.request.accept)
+
+    def _ways_to(self, address: HostAddress) -> tuple[HostAddress, ...]:
+        """Every address of the host that has this one."""
+        return self._settings.hosts.get(address.name, (address,))
 
     def _spec(self, found: Found, destination: HostAddress) -> MigrationSpec:
         request = self.request

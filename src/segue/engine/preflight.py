@@ -7,16 +7,17 @@ What may live here: who is asked what, and how findings become a refusal. What t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import posixpath
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from segue.core import preflight
 from segue.core.evidence import Sighting
-from segue.core.model import MigrationSpec
+from segue.core.model import DriverKind, MigrationSpec
 from segue.core.ports import Hypervisor
 from segue.core.preflight import CHECKS, blockers, verdict
-from segue.core.preflight.facts import Facts, Side, Unseen
+from segue.core.preflight.facts import Facts, Files, Kind, Offer, Parts, Side, Unseen
 from segue.core.preflight.findings import Finding, Severity, Verdict
 from segue.engine.inventory import Found
 from segue.errors import (
@@ -30,8 +31,12 @@ from segue.errors import (
     Unsupported,
     UsageError,
 )
+from segue.hosts import HostShell
+from segue.hosts.guestfiles import Wanted, compare
 
 T = TypeVar("T")
+Shells = tuple[Callable[[], Awaitable[HostShell]], Callable[[], Awaitable[HostShell]]]
+"""Ways in to source and destination, opened when they are first needed."""
 
 ANSWER_DEADLINE_S: Final = 8.0
 """For one question. They are asked at once, so this is also how long preflight may take on a host that does not answer; one that
@@ -91,13 +96,16 @@ def accepting(codes: tuple[str, ...]) -> frozenset[str]:
     return frozenset(codes)
 
 
-async def look(spec: MigrationSpec, found: Found, destination: Hypervisor, *, accept: tuple[str, ...] = ()) -> Preflight:
-    """Look at everything, at once.
+async def look(
+    spec: MigrationSpec, found: Found, destination: Hypervisor, shells: Shells, *, accept: tuple[str, ...] = ()
+) -> Preflight:
+    """Look at everything, at once: first what the guest is, then what both hosts have of what it needs.
 
     Args:
         spec: what was asked for.
         found: the guest on its source.
         destination: the other host.
+        shells: ways in to both.
         accept: codes of blockers that an operator accepts.
 
     Raises:
@@ -106,7 +114,8 @@ async def look(spec: MigrationSpec, found: Found, destination: Hypervisor, *, ac
     """
     accepted = accepting(accept)
     source, guest = found.hypervisor, found.guest
-    here, there, sighting, standing = await asyncio.gather(
+    (parts, offer, files), here, there, sighting, standing = await asyncio.gather(
+        _parts_and_offer(spec, found, destination, shells),
         source.facts(),
         destination.facts(),
         destination.evidence(spec.arrives_as),
@@ -122,8 +131,61 @@ async def look(spec: MigrationSpec, found: Found, destination: Hypervisor, *, ac
         source=Side(hypervisor=here),
         destination=Side(hypervisor=there, sighting=sighting),
         standing=standing,
+        parts=parts,
+        offer=offer,
+        files=files,
     )
     return Preflight(facts=facts, findings=preflight.judge(facts), accepted=accepted)
+
+
+async def _parts_and_offer(
+    spec: MigrationSpec, found: Found, destination: Hypervisor, shells: Shells
+) -> tuple[Parts | Unseen, Offer | Unseen, Files | Unseen]:
+    """What the guest is made of, and whether the destination has that."""
+    ways = asyncio.gather(answered(found.hypervisor.host, shells[0]()), answered(destination.host, shells[1]()))
+    parts = await answered(found.hypervisor.host, found.hypervisor.parts(found.guest.name))
+    if isinstance(parts, Unseen):
+        await ways
+        return parts, parts, parts
+    offer = asyncio.create_task(answered(destination.host, destination.offer(parts)))
+    here, there = await ways
+    if not needs_files(parts):
+        return parts, await offer, Files(here={}, there={})
+    if isinstance(here, Unseen):
+        return parts, await offer, here
+    if isinstance(there, Unseen):
+        return parts, await offer, there
+    # Whom QEMU runs as there, only libvirt's offer tells; bare QEMUs run as the same user on both.
+    other = parts.user if spec.driver is not DriverKind.LIBVIRT else _user(await offer)
+    wanted = wanted_files(spec, parts, users=(parts.user, other))
+    return parts, await offer, await answered(destination.host, compare(here, there, wanted))
+
+
+def _user(offer: Offer | Unseen) -> str:
+    return "" if isinstance(offer, Unseen) else offer.user
+
+
+def needs_files(parts: Parts) -> bool:
+    """Whether anything has to be looked for on the hosts themselves."""
+    outside = any(part.path or part.ports or part.listens for part in parts.devices)
+    return outside or bool(parts.files) or any(disk.path for disk in parts.disks)
+
+
+def wanted_files(spec: MigrationSpec, parts: Parts, *, users: tuple[str, str]) -> Wanted:
+    """What has to be looked for on the hosts themselves."""
+    outputs = {posixpath.dirname(part.path) or "." for part in parts.devices if part.kind is Kind.OUTPUT}
+    media = [part.path for part in parts.devices if part.path and part.kind in (Kind.CDROM, Kind.FLOPPY)]
+    disks = [disk for disk in parts.disks if disk.path]
+    below = [path for disk in disks for path in disk.backing]
+    return Wanted(
+        paths=tuple(dict.fromkeys([*(disk.path for disk in disks), *below, *media, *parts.files, *sorted(outputs)])),
+        written=tuple(disk.path for disk in disks if not disk.read_only),
+        rooms=tuple(dict.fromkeys(posixpath.dirname(disk.path) for disk in disks)) if spec.disks else (),
+        ports=any(part.ports for part in parts.devices),
+        addresses=any(part.listens for part in parts.devices),
+        directory=parts.directory,
+        users=users,
+    )
 
 
 async def answered(host: str, question: Awaitable[T]) -> T | Unseen:

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from segue.core.evidence import Evidence, Sighting
+from segue.core.files import Seen
 from segue.core.model import DriverKind, Guest, GuestState, HostFacts, MigrationSpec
 from segue.core.preflight import judge
-from segue.core.preflight.facts import Facts, Side, Standing
+from segue.core.preflight.facts import Cpu, DiskPart, Facts, Files, HostMemory, Memory, Offer, Parts, Side, Standing
 from segue.core.preflight.findings import Severity
 
 HERE = HostFacts(host="alpha", driver=DriverKind.LIBVIRT, hypervisor="libvirt 9.0.0, QEMU 7.2.22", identity="a")
 THERE = HostFacts(host="beta", driver=DriverKind.LIBVIRT, hypervisor="libvirt 9.0.0, QEMU 7.2.22", identity="b")
 RUNNING = Standing(state=GuestState.RUNNING, raw="running")
+DISK = DiskPart(name="vda", path="/srv/web.img")
+PARTS = Parts(
+    machine="pc-q35-7.2",
+    accelerator="kvm",
+    emulator="/usr/bin/qemu-system-x86_64",
+    qemu=(7, 2, 22),
+    memory=Memory(total_bytes=1 << 30),
+    cpu=Cpu(model="Skylake-Server", features=frozenset({"avx2"})),
+    disks=(DISK,),
+)
+OFFER = Offer(
+    qemu=(7, 2, 22),
+    machines=frozenset({"pc-q35-7.2", "q35"}),
+    accelerators=frozenset({"kvm", "tcg"}),
+    memory=HostMemory(available_bytes=2 << 30, pages={2 << 20: 600}, nodes={0: 2 << 30}),
+    lacking=(),
+    cpus=8,
+)
+ON_NFS = Seen(identity="30:77", inode="77", size_bytes=1 << 30, filesystem="nfs", owner="107:107 660")
+FILES = Files(here={DISK.path: ON_NFS}, there={DISK.path: ON_NFS}, proven={DISK.path: True})
 
 
 def absent(sighting: Sighting = Sighting.ABSENT) -> Evidence:
@@ -23,6 +44,9 @@ CLEAN = Facts(
     source=Side(hypervisor=HERE),
     destination=Side(hypervisor=THERE, sighting=absent()),
     standing=RUNNING,
+    parts=PARTS,
+    offer=OFFER,
+    files=FILES,
 )
 
 

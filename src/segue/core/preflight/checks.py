@@ -34,6 +34,7 @@ class Check:
 
 
 _LIBVIRT: Final = DriverKind.LIBVIRT
+_QEMU: Final = DriverKind.QEMU
 
 _ALL: Final = (
     # guest
@@ -47,6 +48,53 @@ _ALL: Final = (
     Check(code="checkpoints", theme=Theme.GUEST, fine="it has no checkpoints that would stay behind", only=_LIBVIRT),
     Check(code="managed-save", theme=Theme.GUEST, fine="no saved state of it is kept", only=_LIBVIRT),
     Check(code="autostart", theme=Theme.GUEST, fine="it does not start with its host", only=_LIBVIRT),
+    # devices
+    Check(code="qemu-blocks", theme=Theme.DEVICES, fine="QEMU names no reason against it", only=_QEMU),
+    Check(code="pci-device", theme=Theme.DEVICES, fine="it has no PCI device of its host"),
+    Check(code="sriov", theme=Theme.DEVICES, fine="it has no virtual function of its host"),
+    Check(code="mdev", theme=Theme.DEVICES, fine="it has no mediated device of its host"),
+    Check(code="usb-host", theme=Theme.DEVICES, fine="it has no USB device of its host"),
+    Check(code="scsi-host", theme=Theme.DEVICES, fine="it has no SCSI device of its host"),
+    Check(code="block-passthrough", theme=Theme.DEVICES, fine="no disk passes SCSI commands through"),
+    Check(code="shmem", theme=Theme.DEVICES, fine="it shares no memory with others"),
+    Check(code="vhost-user", theme=Theme.DEVICES, fine="no device of it is another program's"),
+    Check(code="virtiofs", theme=Theme.DEVICES, fine="it has no virtiofs share"),
+    Check(code="9p", theme=Theme.DEVICES, fine="it has no 9p share"),
+    Check(code="vsock", theme=Theme.DEVICES, fine="it has no vsock"),
+    Check(code="tpm-host", theme=Theme.DEVICES, fine="it does not use its host's TPM"),
+    Check(code="tpm-state", theme=Theme.DEVICES, fine="it has no TPM whose daemon somebody would have to start", only=_QEMU),
+    Check(code="cdrom-missing", theme=Theme.DEVICES, fine="no CD-ROM drive holds what only the source has"),
+    Check(code="floppy-missing", theme=Theme.DEVICES, fine="no floppy drive holds what only the source has"),
+    Check(code="display-port", theme=Theme.DEVICES, fine="no display is bound to a port that is taken there", only=_LIBVIRT),
+    Check(code="display-address", theme=Theme.DEVICES, fine="no display listens on an address that is not there"),
+    Check(code="display-password", theme=Theme.DEVICES, fine="no display has a password that would be lost", only=_QEMU),
+    Check(code="output-directory", theme=Theme.DEVICES, fine="every file that it writes to has its directory there"),
+    Check(code="device-unknown", theme=Theme.DEVICES, fine="the destination's QEMU knows all its devices", only=_QEMU),
+    # CPU and machine
+    Check(code="emulator", theme=Theme.CPU, fine="the destination has its emulator"),
+    Check(code="cpu-features", theme=Theme.CPU, fine="the destination has every feature of its live CPU"),
+    Check(code="cpu-passthrough", theme=Theme.CPU, fine="its CPU is a named model"),
+    Check(code="tsc", theme=Theme.CPU, fine="its clock can be kept elsewhere"),
+    Check(code="machine-type", theme=Theme.CPU, fine="the destination knows its machine type"),
+    Check(code="qemu-older", theme=Theme.CPU, fine="it does not go to an older QEMU"),
+    Check(code="accelerator", theme=Theme.CPU, fine="the destination has its accelerator"),
+    Check(code="cpu-pinning", theme=Theme.CPU, fine="the destination has the CPUs that it is pinned to"),
+    # memory
+    Check(code="memory", theme=Theme.MEMORY, fine="the destination has the memory for it"),
+    Check(code="huge-pages", theme=Theme.MEMORY, fine="the destination has the huge pages for it"),
+    Check(code="numa", theme=Theme.MEMORY, fine="the destination has the NUMA nodes that it is bound to"),
+    # disks
+    Check(code="disk-missing", theme=Theme.DISKS, fine="every disk is at the same path there"),
+    Check(code="disk-other", theme=Theme.DISKS, fine="every disk is proven to be the same on both hosts"),
+    Check(code="disk-unproven", theme=Theme.DISKS, fine="every disk could be compared"),
+    Check(code="disk-rights", theme=Theme.DISKS, fine="QEMU's user may use every disk there"),
+    Check(code="disk-backing", theme=Theme.DISKS, fine="every file under a disk is there"),
+    Check(code="disk-used", theme=Theme.DISKS, fine="no other QEMU there has one of its disks", acceptable=False),
+    Check(code="disk-cache", theme=Theme.DISKS, fine="every cache mode is safe with these versions"),
+    Check(code="disk-format", theme=Theme.DISKS, fine="every disk that is to be copied can be", only=_QEMU),
+    Check(code="disk-taken", theme=Theme.DISKS, fine="nothing lies where a disk is to be copied to", only=_QEMU),
+    Check(code="disk-space", theme=Theme.DISKS, fine="there is room for the disks that are to be copied"),
+    Check(code="file-missing", theme=Theme.DISKS, fine="the destination has the kernel and firmware that it starts with"),
 )
 
 CHECKS: Final[Mapping[str, Check]] = {check.code: check for check in _ALL}

@@ -5,9 +5,12 @@ Whoever gathers them puts `Unseen` where there is no answer, and a rule makes "c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 from segue.core.evidence import Evidence
+from segue.core.files import Seen
 from segue.core.model import Guest, GuestState, HostFacts, MigrationSpec
 
 
@@ -48,6 +51,227 @@ class Standing:
     io_errors: tuple[str, ...] = ()
 
 
+class Kind(StrEnum):
+    """A kind of device that has something to do with its host."""
+
+    PCI = "PCI device"
+    VF = "virtual function"
+    MDEV = "mediated device"
+    USB = "USB device"
+    SCSI = "SCSI device"
+    LUN = "SCSI disk that is passed through"
+    SHMEM = "shared memory"
+    VHOST_USER = "vhost-user device"
+    VIRTIOFS = "virtiofs share"
+    P9 = "9p share"
+    VSOCK = "vsock"
+    TPM = "TPM"
+    TPM_HOST = "TPM of the host"
+    VNC = "VNC server"
+    SPICE = "SPICE server"
+    CDROM = "CD-ROM drive"
+    FLOPPY = "floppy drive"
+    OUTPUT = "output file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A device of the guest that has something to do with its host.
+
+    Attributes:
+        kind: what it is.
+        name: by which its driver knows it: the alias or target (libvirt), the id (bare QEMU).
+        what: which one, for people: an address, a path.
+        path: the file, socket or device of the host that it needs; empty without one.
+        ports: that it listens on, where that was fixed.
+        listens: the address that it listens on, where that was fixed.
+        failover: the guest has a spare for it, and QEMU unplugs it by itself for a migration.
+        password: it asks for one that only the running QEMU knows.
+    """
+
+    kind: Kind
+    name: str
+    what: str
+    path: str = ""
+    ports: tuple[int, ...] = ()
+    listens: str = ""
+    failover: bool = False
+    password: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskPart:
+    """A disk of the guest.
+
+    Attributes:
+        name: by which its driver knows it.
+        path: its file or block device on the host; empty for one that QEMU reaches by network.
+        url: what it is reached by, where that is a network.
+        format: of the topmost image.
+        direct: it goes around the host's page cache (cache none or directsync).
+        read_only: for the guest.
+        shared: more than one guest may write to it, by agreement.
+        backing: the files below it, from the top.
+        virtual_bytes: as the guest sees it; ``None`` where that is not known.
+    """
+
+    name: str
+    path: str = ""
+    url: str = ""
+    format: str = "raw"
+    direct: bool = True
+    read_only: bool = False
+    shared: bool = False
+    backing: tuple[str, ...] = ()
+    virtual_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cpu:
+    """The CPU that the guest sees.
+
+    Attributes:
+        model: its name.
+        mode: ``custom``, ``host-passthrough``, ``host-model`` or ``maximum``.
+        features: those that are on, by name, as far as the hypervisor lists them.
+        xml: libvirt's description of it, as it is live; empty for bare QEMU.
+        count: how many there are.
+        pinned: the host's CPUs that it is bound to.
+        tsc_fixed: the frequency of its TSC was fixed, so that every host keeps it.
+    """
+
+    model: str = ""
+    mode: str = "custom"
+    features: frozenset[str] = frozenset()
+    xml: str = ""
+    count: int = 1
+    pinned: frozenset[int] = frozenset()
+    tsc_fixed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """The memory that the guest may take.
+
+    Attributes:
+        total_bytes: all of it.
+        page_bytes: the size of huge pages it is made of; 0 for ordinary ones.
+        nodes: NUMA nodes of the host that it must lie on; empty: any.
+        locked: it may not be swapped out.
+    """
+
+    total_bytes: int
+    page_bytes: int = 0
+    nodes: frozenset[int] = frozenset()
+    locked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the guest is made of now, as far as its host matters.
+
+    Attributes:
+        machine: the versioned machine type.
+        accelerator: ``kvm`` or ``tcg``.
+        emulator: the program that runs it.
+        qemu: version of the QEMU that runs it; empty where it is not known.
+        devices: those that have something to do with the host.
+        disks: all that are there.
+        files: what else of the host it needs to start: kernel, initrd, firmware. They are only read.
+        types: device types that somebody asked for; ``None`` where they are not known by QEMU's names.
+        blocked: why QEMU says that it cannot be migrated; ``None`` where it cannot be asked without a trace.
+        user: whom its QEMU runs as, as setpriv(1) takes it; empty: as whoever is logged in.
+        directory: where its QEMU's relative paths begin.
+        host_cpu: the model of the host's CPU, in words, with its microcode.
+    """
+
+    machine: str
+    accelerator: str
+    memory: Memory
+    cpu: Cpu
+    emulator: str = ""
+    qemu: tuple[int, ...] = ()
+    devices: tuple[Part, ...] = ()
+    disks: tuple[DiskPart, ...] = ()
+    files: tuple[str, ...] = ()
+    types: frozenset[str] | None = None
+    blocked: tuple[str, ...] | None = None
+    user: str = ""
+    directory: str = "/"
+    host_cpu: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostMemory:
+    """The memory of a host.
+
+    Attributes:
+        available_bytes: could be had without swapping.
+        swap_bytes: free swap.
+        pages: free huge pages, by their size in bytes.
+        nodes: free bytes on each NUMA node.
+    """
+
+    available_bytes: int
+    swap_bytes: int = 0
+    pages: Mapping[int, int] = field(default_factory=dict)
+    nodes: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What the destination's hypervisor can give to this guest.
+
+    Attributes:
+        qemu: the version of the QEMU that would run it.
+        machines: machine types that it knows.
+        accelerators: ``kvm``, ``tcg``: those that it may use.
+        lacking: CPU features of the guest that it cannot give, by name; ``None`` where the comparison cannot be made.
+        baseline: a CPU that both hosts can give, in the words of the driver; empty unless something is lacking.
+        types: device types that it knows; ``None`` where it does not list them.
+        memory: of its host.
+        cpus: how many CPUs its host has.
+        user: whom its QEMUs run as, as `Parts.user`.
+        host_cpu: as in `Parts`.
+        trouble: why the emulator does not even start there; then nothing else is known. Empty when it does.
+    """
+
+    qemu: tuple[int, ...]
+    machines: frozenset[str]
+    accelerators: frozenset[str]
+    memory: HostMemory | Unseen
+    lacking: tuple[str, ...] | None = None
+    baseline: str = ""
+    types: frozenset[str] | None = None
+    cpus: int = 0
+    user: str = ""
+    host_cpu: str = ""
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """The files that the guest needs, as both hosts show them to the user that QEMU runs as.
+
+    Attributes:
+        here, there: by path; one that is not there is not in it.
+        proven: of each file that is written: what was put beside it on the source was seen beside it on the destination, or
+            not. Files where nothing could be put are not in it.
+        used: files that another QEMU on the destination has on its command line, and its pid.
+        free_bytes: room on the destination, by directory.
+        listening: TCP ports that somebody listens on there.
+        addresses: IP addresses that the destination has.
+    """
+
+    here: Mapping[str, Seen]
+    there: Mapping[str, Seen]
+    proven: Mapping[str, bool] = field(default_factory=dict)
+    used: Mapping[str, int] = field(default_factory=dict)
+    free_bytes: Mapping[str, int] = field(default_factory=dict)
+    listening: frozenset[int] = frozenset()
+    addresses: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
     """One of the two hosts.
@@ -75,6 +299,9 @@ class Facts:
         guest: as it was found on the source.
         source, destination: the hosts.
         standing: how the guest stands.
+        parts: what it is made of.
+        offer: what the destination can give to it.
+        files: those that it needs, on both.
     """
 
     spec: MigrationSpec
@@ -82,3 +309,6 @@ class Facts:
     source: Side
     destination: Side
     standing: Standing | Unseen
+    parts: Parts | Unseen
+    offer: Offer | Unseen
+    files: Files | Unseen

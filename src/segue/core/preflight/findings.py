@@ -51,11 +51,9 @@ class MendKind(StrEnum):
     EJECT = "eject"
     """Take the medium out of a CD-ROM or floppy drive. Target: the drive."""
     DETACH = "detach"
-    """Unplug a device. Target: its alias or id."""
-    RAISE_MEMLOCK = "raise-memlock"
-    """Let the guest's QEMU lock so many bytes of memory. Target: bytes."""
-    DROP_LOG = "drop-log"
-    """Let a serial line no longer write into a file. Target: the device."""
+    """Unplug a device. Target: its id (libvirt: the alias)."""
+    MAKE_DIRECTORY = "make-directory"
+    """Make a directory on the destination. Target: its path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ from segue.core import virsh
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor
-from segue.core.preflight.facts import Standing
-from segue.drivers.libvirt import fold, runtime, standing
+from segue.core.preflight.facts import Offer, Parts, Standing
+from segue.drivers.libvirt import fold, hosting, runtime, standing
 from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError, Unsupported
 
 T = TypeVar("T")
@@ -133,6 +133,14 @@ class LibvirtHypervisor:
             raise Unsupported(
                 missing, guest_at=f"it is on {self.host}; nothing was touched", hint="Leave it out, or update that host."
             )
+
+    async def parts(self, guest: str) -> Parts:
+        """What a running domain is made of, by its live XML."""
+        return await self.ask(lambda connection: hosting.parts(connection, guest))
+
+    async def offer(self, wanted: Parts) -> Offer:
+        """What this libvirt would give to that domain, by its own comparison of CPUs."""
+        return await self.ask(lambda connection: hosting.offer(connection, wanted))
 
     async def start(self, guest: str) -> None:
         """Start a domain that is defined."""

@@ -11,8 +11,8 @@ from segue.core import argv, twin
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import DriverKind, Guest, GuestProcess, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor
-from segue.core.preflight.facts import Standing
-from segue.drivers.qemu import fold, launch, processes, standing
+from segue.core.preflight.facts import Offer, Parts, Standing
+from segue.drivers.qemu import fold, hosting, launch, processes, standing
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Sessions, absolute, no_monitor
 from segue.errors import HostUnreachable, HypervisorError, PrepareFailed, RefusedError, SegueError
@@ -102,11 +102,25 @@ class QemuHypervisor:
 
     async def standing(self, guest: str) -> Standing:
         """What a QEMU is doing, and what its disks hold besides."""
+        process = await self._there(guest)
+        async with self.sessions.use(process) as session:
+            return await standing.look(session, arrived_here=process.line.has("incoming"))
+
+    async def parts(self, guest: str) -> Parts:
+        """What a running QEMU is made of, by its command line and its own answers."""
+        process = await self._there(guest)
+        async with self.sessions.use(process) as session:
+            return await hosting.parts(session, process)
+
+    async def _there(self, guest: str) -> Process:
         process = await self.process(guest)
         if process is None:
             raise HypervisorError(f"{guest} is gone from {self.host}.", host=self.host)
-        async with self.sessions.use(process) as session:
-            return await standing.look(session, arrived_here=process.line.has("incoming"))
+        return process
+
+    async def offer(self, wanted: Parts) -> Offer:
+        """What a QEMU of this host could give to that guest; one without a machine is started for a moment, and asked."""
+        return await hosting.offer(self.shell, wanted)
 
     async def refuse(self, spec: MigrationSpec, destination: Hypervisor) -> None:
         """What cannot be done is refused by the attempt, which compares both command lines."""

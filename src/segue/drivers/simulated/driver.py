@@ -9,7 +9,7 @@ from segue.core.downtime import Moments
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import Control, DriverKind, Guest, GuestState, HostAddress, HostFacts, JobStatus, MigrationSpec, Progress
 from segue.core.ports import ActionLog, Hypervisor
-from segue.core.preflight.facts import Standing
+from segue.core.preflight.facts import Cpu, HostMemory, Memory, Offer, Parts, Standing
 from segue.core.record import Action, Settings
 from segue.drivers.simulated.world import Stream, World
 from segue.errors import HostUnreachable, HypervisorError, PrepareFailed, Unsupported
@@ -57,6 +57,23 @@ class SimulatedHypervisor:
         """A guest of the world has nothing but its state."""
         [found] = [one for one in await self.guests() if one.name == guest]
         return Standing(state=found.state)
+
+    async def parts(self, guest: str) -> Parts:
+        """Memory, and nothing else."""
+        memory = Memory(total_bytes=self.world.guests[guest].memory_bytes)
+        return Parts(machine="simulated", accelerator="simulated", memory=memory, cpu=Cpu(), types=frozenset(), blocked=())
+
+    async def offer(self, wanted: Parts) -> Offer:
+        """Room for any guest of the world."""
+        return Offer(
+            qemu=wanted.qemu,
+            machines=frozenset({wanted.machine}),
+            accelerators=frozenset({wanted.accelerator}),
+            memory=HostMemory(available_bytes=wanted.memory.total_bytes),
+            lacking=(),
+            types=frozenset(),
+            cpus=wanted.cpu.count,
+        )
 
     async def start(self, guest: str) -> None:
         """Let a guest run that is defined here."""

@@ -1,0 +1,147 @@
+"""Theme CPU and machine: whether the destination can be the same machine to the guest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from segue.core.preflight.facts import Facts, Offer, Parts, Unseen
+from segue.core.preflight.findings import Finding, Seen, Severity
+
+_OF_ITS_HOST: Final = ("host-passthrough", "maximum")
+_MOST_NAMED: Final = 12
+_CODES: Final = ("cpu-features", "cpu-passthrough", "machine-type", "qemu-older", "accelerator", "cpu-pinning")
+
+
+def find(facts: Facts) -> Iterator[Finding]:
+    """Everything about CPU and machine."""
+    parts, offer = facts.parts, facts.offer
+    unseen = parts if isinstance(parts, Unseen) else offer
+    if isinstance(parts, Unseen) or isinstance(offer, Unseen):
+        if isinstance(unseen, Unseen):
+            for code in _CODES:
+                yield Finding(code=code, severity=Severity.UNCHECKED, sentence=f"{unseen.host}: {unseen.why}.")
+        return
+    if offer.trouble:
+        yield Finding(
+            code="emulator",
+            severity=Severity.BLOCKER,
+            sentence=f"{parts.emulator}, which runs {facts.guest.name}, does not start on {facts.destination.host}.",
+            seen=(Seen(host=facts.destination.host, what=offer.trouble),),
+            fix=f"Install QEMU on {facts.destination.host} ('apt install qemu-system-x86'), with that program at that path.",
+        )
+        for code in _CODES:
+            yield Finding(code=code, severity=Severity.UNCHECKED, sentence=f"{facts.destination.host}: its QEMU does not start.")
+        return
+    for rule in (_features, _passthrough, _tsc, _type, _older, _accelerator, _pinning):
+        yield from rule(facts, parts, offer)
+
+
+def _features(facts: Facts, parts: Parts, offer: Offer) -> Iterator[Finding]:
+    there = facts.destination.host
+    if offer.lacking is None:
+        yield Finding(code="cpu-features", severity=Severity.UNCHECKED, sentence=f"{there}: its hypervisor cannot compare CPUs.")
+    elif offer.lacking:
+        some = ", ".join(offer.lacking[:_MOST_NAMED])
+        more = f" and {len(offer.lacking) - _MOST_NAMED} more" if len(offer.lacking) > _MOST_NAMED else ""
+        fix = "Move it to a host with these features; live, a CPU cannot lose any."
+        if offer.baseline:
+            fix += f" A CPU that both can give, from its next start on: {offer.baseline}"
+        yield Finding(
+            code="cpu-features",
+            severity=Severity.BLOCKER,
+            sentence=f"{facts.guest.name} sees CPU features that {there} does not have: {some}{more}.",
+            seen=(
+                Seen(host=facts.source.host, what=f"the guest's live CPU: {parts.cpu.model or parts.cpu.mode}"),
+                Seen(host=there, what=f"lacks {', '.join(offer.lacking)}"),
+            ),
+            fix=fix,
+        )
+
+
+def _passthrough(facts: Facts, parts: Parts, offer: Offer) -> Iterator[Finding]:
+    if parts.cpu.mode not in _OF_ITS_HOST:
+        return
+    here, there = facts.source.host, facts.destination.host
+    known = parts.host_cpu and offer.host_cpu
+    if known and parts.host_cpu == offer.host_cpu:
+        sentence = f"{facts.guest.name} sees the CPU of its host ({parts.cpu.mode}): only hosts that are alike will do."
+    else:
+        sentence = f"{facts.guest.name} sees the CPU of {here} itself ({parts.cpu.mode}), and {there} may have another."
+    yield Finding(
+        code="cpu-passthrough",
+        severity=Severity.NOTE if known and parts.host_cpu == offer.host_cpu else Severity.WARNING,
+        sentence=sentence,
+        seen=(
+            Seen(host=here, what=f"CPU {parts.host_cpu or 'not told'}"),
+            Seen(host=there, what=f"CPU {offer.host_cpu or 'not told'}"),
+        ),
+        fix="From its next start on, give it a named model (libvirt: host-model; bare QEMU: -cpu MODEL).",
+    )
+
+
+def _tsc(facts: Facts, parts: Parts, _: Offer) -> Iterator[Finding]:
+    """An invariant TSC cannot be moved unless its frequency was fixed (QEMU, target/i386/kvm/kvm.c, invtsc_mig_blocker)."""
+    if "invtsc" not in parts.cpu.features or parts.accelerator != "kvm" or parts.blocked == () or parts.cpu.tsc_fixed:
+        return
+    yield Finding(
+        code="tsc",
+        severity=Severity.BLOCKER,
+        sentence=f"{facts.guest.name} was promised a clock that never changes its rate (invtsc), which no other host can keep.",
+        seen=(Seen(host=facts.source.host, what="CPU feature invtsc, without a fixed frequency"),),
+        fix="From its next start on: fix the frequency (<timer name='tsc' frequency='…'/>, tsc-frequency=), or leave invtsc out.",
+    )
+
+
+def _type(facts: Facts, parts: Parts, offer: Offer) -> Iterator[Finding]:
+    if not parts.machine or parts.machine in offer.machines:
+        return
+    there = facts.destination.host
+    family = parts.machine.rstrip("0123456789.")
+    alike = sorted(name for name in offer.machines if name.startswith(family))
+    yield Finding(
+        code="machine-type",
+        severity=Severity.BLOCKER,
+        sentence=f"QEMU on {there} does not know the machine type {parts.machine}.",
+        seen=(Seen(host=there, what=f"knows {', '.join(alike) or 'none of that family'}"),),
+        fix=f"Install a QEMU on {there} that is as new as the source's, or start the guest with an older machine type.",
+    )
+
+
+def _older(facts: Facts, parts: Parts, offer: Offer) -> Iterator[Finding]:
+    if not parts.qemu or not offer.qemu or offer.qemu[:2] >= parts.qemu[:2]:
+        return
+    here, there = (".".join(map(str, one)) for one in (parts.qemu, offer.qemu))
+    yield Finding(
+        code="qemu-older",
+        severity=Severity.WARNING,
+        sentence=f"{facts.guest.name} would go from QEMU {here} to an older one, {there}: that often works, and nobody tests it.",
+        seen=(Seen(host=facts.source.host, what=f"QEMU {here}"), Seen(host=facts.destination.host, what=f"QEMU {there}")),
+        fix=f"Upgrade QEMU on {facts.destination.host} first.",
+    )
+
+
+def _accelerator(facts: Facts, parts: Parts, offer: Offer) -> Iterator[Finding]:
+    if parts.accelerator in offer.accelerators:
+        return
+    there = facts.destination.host
+    yield Finding(
+        code="accelerator",
+        severity=Severity.BLOCKER,
+        sentence=f"{facts.guest.name} runs under {parts.accelerator}, which {there} does not offer.",
+        seen=(Seen(host=there, what=f"offers {', '.join(sorted(offer.accelerators)) or 'nothing'}"),),
+        fix=f"On {there}: load kvm ('modprobe kvm_intel' or 'kvm_amd'), and turn virtualisation on in its firmware.",
+    )
+
+
+def _pinning(facts: Facts, parts: Parts, offer: Offer) -> Iterator[Finding]:
+    if not offer.cpus or not (beyond := sorted(one for one in parts.cpu.pinned if one >= offer.cpus)):
+        return
+    there = facts.destination.host
+    yield Finding(
+        code="cpu-pinning",
+        severity=Severity.BLOCKER,
+        sentence=f"{facts.guest.name} is pinned to CPUs {', '.join(map(str, beyond))}, and {there} has {offer.cpus} only.",
+        seen=(Seen(host=there, what=f"CPUs 0 to {offer.cpus - 1}"),),
+        fix=f"virsh vcpupin {facts.guest.name} 0 0-{offer.cpus - 1} --live, for each of its CPUs",
+    )

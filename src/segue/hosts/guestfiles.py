@@ -1,0 +1,198 @@
+"""The files of a guest as two hosts show them, and the proof that a file is one and the same.
+
+Something is put beside it on the one host, and read beside it on the other, each as the user that QEMU runs as. What is put there
+has a name that was never used, goes again at once, and is the only thing that is written. What may live here: constant POSIX
+scripts and the reading of what they print. What it means is decided in `core.preflight`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from segue.core.files import Seen
+from segue.core.preflight.facts import Files
+from segue.hosts.questions import Answer, Question, ask_all
+from segue.hosts.shell import HostShell
+
+DEADLINE_S: Final = 8.0
+PREFIX: Final = ".segue-proof-"
+
+# Runs something as the user $user; empty: as whoever is logged in.
+_AS: Final = r"""
+as() {
+    if [ -z "$user" ]; then "$@"
+    else setpriv --reuid="$user" --regid="$(id -g -- "$user" 2>/dev/null || echo "$user")" --clear-groups -- "$@"; fi
+}
+"""
+# $1 user, $2 directory, then paths. For each that is there: its number, r and w for what the user may, device, inode, size, mode,
+# device number, owner, permission bits, file system.
+_LOOK: Final = (
+    r"""user=$1; cd -- "$2" || exit; number=0; shift 2"""
+    + _AS
+    + r"""
+for path; do
+    if [ -e "$path" ]; then
+        may=-; as test -r "$path" && may=r; as test -w "$path" && may=${may}w
+        echo "$number $may $(stat -L -c '%d %i %s %f %t:%T %u:%g %a' -- "$path") $(stat -L -f -c %T -- "$path")"
+    fi
+    number=$((number + 1))
+done 2>/dev/null
+exit 0
+"""
+)
+# $1 user, $2 directory, $3 name, $4 what to put there, then paths. "put" for each plain file beside which it was.
+_PUT: Final = (
+    r"""user=$1; cd -- "$2" || exit; name=$3 text=$4; shift 4; umask 022"""
+    + _AS
+    + r"""
+for path; do
+    real=$(readlink -f -- "$path"); beside=${real%/*}/$name
+    [ -f "$real" ] || { echo -; continue; }
+    if as sh -c 'printf %s "$1" >"$2"' sh "$text" "$beside" || printf %s "$text" >"$beside"; then echo put; else echo -; fi
+done 2>/dev/null
+exit 0
+"""
+)
+# $1 user, $2 directory, $3 name, then paths: what is beside each; "-" for nothing.
+_GET: Final = (
+    r"""user=$1; cd -- "$2" || exit; name=$3; shift 3"""
+    + _AS
+    + r"""
+for path; do
+    real=$(readlink -f -- "$path"); text=$(as cat -- "${real%/*}/$name" || cat -- "${real%/*}/$name") && echo "$text" || echo -
+done 2>/dev/null
+exit 0
+"""
+)
+# $1 directory, $2 name, then paths.
+_REMOVE: Final = r"""
+cd -- "$1" || exit; name=$2; shift 2
+for path; do real=$(readlink -f -- "$path"); rm -f -- "${real%/*}/$name"; done 2>/dev/null
+exit 0
+"""
+# Paths: for each that a QEMU has on its command line, the path's number and the pid. Our own words hold it, too.
+_USED: Final = r"""
+number=0
+for path; do
+    for line in $(grep -lsF -- "$path" /proc/[0-9]*/cmdline); do
+        program=$(readlink "${line%cmdline}exe"); pid=${line#/proc/}
+        case ${program##*/} in qemu-system-* | qemu-kvm* | kvm) echo "$number ${pid%/*}" ;; esac
+    done
+    number=$((number + 1))
+done 2>/dev/null
+exit 0
+"""
+# $1 directory, then directories: the room in each, in bytes.
+_FREE: Final = r"""
+cd -- "$1" || exit; shift
+for path; do set -- $(stat -f -c '%a %S' -- "$path" || echo 0 0); echo $(($1 * $2)); done 2>/dev/null
+exit 0
+"""
+_LISTENING: Final = r"""
+for table in tcp tcp6; do
+    while read -r _ local _ state _; do [ "$state" != 0A ] || echo "${local##*:}"; done <"/proc/net/$table"
+done 2>/dev/null
+exit 0
+"""
+_ADDRESSES: Final = "ip -o addr show"
+_IS_BLOCK: Final = 0x6000  # S_IFBLK of S_IFMT (inode(7))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to be looked for.
+
+    Attributes:
+        paths: every file.
+        written: those of them that the guest writes to.
+        rooms: directories whose room is of interest.
+        ports, addresses: those are of interest, too.
+        directory: where relative paths begin.
+        users: whom QEMU runs as on the source, and on the destination.
+    """
+
+    paths: tuple[str, ...]
+    written: tuple[str, ...] = ()
+    rooms: tuple[str, ...] = ()
+    ports: bool = False
+    addresses: bool = False
+    directory: str = "/"
+    users: tuple[str, str] = ("", "")
+
+
+async def compare(source: HostShell, destination: HostShell, wanted: Wanted) -> Files:
+    """Look at both hosts, and prove what is one file.
+
+    Raises:
+        HostUnreachable, AnswerNotSeen, HypervisorError: one of them does not answer.
+    """
+    user, other = wanted.users
+    directory = wanted.directory or "/"
+    name, text = f"{PREFIX}{secrets.token_hex(8)}", secrets.token_hex(16)
+    put = Question(name="put", script=_PUT, words=(user, directory, name, text, *wanted.written))
+    get = Question(name="get", script=_GET, words=(other, directory, name, *wanted.written))
+    proving = [put] if wanted.written else []
+    try:
+        here = await ask_all(source, [_look(user, wanted), *proving], deadline_s=DEADLINE_S)
+        asked = [_look(other, wanted), Question(name="used", script=_USED, words=wanted.written)]
+        asked += [get] if wanted.written else []
+        asked += [Question(name="free", script=_FREE, words=(directory, *wanted.rooms))] if wanted.rooms else []
+        asked += [Question(name="ports", script=_LISTENING)] if wanted.ports else []
+        asked += [Question(name="addresses", script=_ADDRESSES)] if wanted.addresses else []
+        there = await ask_all(destination, asked, deadline_s=DEADLINE_S)
+    finally:
+        if wanted.written:
+            remove = Question(name="remove", script=_REMOVE, words=(directory, name, *wanted.written))
+            await asyncio.shield(ask_all(source, [remove], deadline_s=DEADLINE_S))
+    return Files(
+        here=_seen(here["look"], wanted.paths),
+        there=_seen(there["look"], wanted.paths),
+        proven={
+            path: answer == text
+            for path, was_put, answer in zip(wanted.written, _lines(here, "put"), _lines(there, "get"), strict=False)
+            if was_put == "put"
+        },
+        used={wanted.written[int(row[0])]: int(row[1]) for row in map(str.split, _lines(there, "used")) if len(row) == 2},
+        free_bytes={path: int(line) for path, line in zip(wanted.rooms, _lines(there, "free"), strict=False)},
+        listening=frozenset(int(line, 16) for line in _lines(there, "ports")),
+        addresses=frozenset(_addresses(_lines(there, "addresses"))),
+    )
+
+
+def _look(user: str, wanted: Wanted) -> Question:
+    return Question(name="look", script=_LOOK, words=(user, wanted.directory or "/", *wanted.paths))
+
+
+def _lines(answers: Mapping[str, Answer], name: str) -> list[str]:
+    return answers[name].text.splitlines() if name in answers else []
+
+
+def _addresses(lines: Sequence[str]) -> list[str]:
+    """Of lines as ``2: eth0    inet 10.0.7.11/24 brd …``."""
+    rows = (line.split() for line in lines)
+    return [row[3].partition("/")[0] for row in rows if len(row) > 3 and row[2] in ("inet", "inet6")]
+
+
+def _seen(answer: Answer, paths: Sequence[str]) -> dict[str, Seen]:
+    found = {}
+    for line in answer.text.splitlines():
+        row = line.split(maxsplit=9)
+        if len(row) != 10:
+            continue
+        number, may, device, inode, size, mode, node, owner, bits, system = row
+        is_block = int(mode, 16) & 0xF000 == _IS_BLOCK
+        found[paths[int(number)]] = Seen(
+            identity=f"device {node}" if is_block else f"{device}:{inode}",
+            inode=inode,
+            size_bytes=int(size),
+            filesystem=system,
+            is_device=is_block,
+            may_write="w" in may,
+            may_read="r" in may,
+            owner=f"{owner} {bits}",
+        )
+    return found

@@ -1,0 +1,87 @@
+"""Themes CPU and machine, and memory: facts → findings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from segue.core.preflight import judge
+from segue.core.preflight.facts import Facts, HostMemory, Offer, Parts, Unseen
+from segue.core.preflight.findings import Severity
+from tests.unit.preflight.facts import CLEAN, OFFER, PARTS, said
+
+B, W, N, U = Severity.BLOCKER, Severity.WARNING, Severity.NOTE, Severity.UNCHECKED
+GIB = 1 << 30
+
+
+def offering(**changes: object) -> Facts:
+    return replace(CLEAN, offer=replace(OFFER, **changes))  # type: ignore[arg-type]
+
+
+def made_of(offer: Offer = OFFER, **changes: object) -> Facts:
+    return replace(CLEAN, parts=replace(PARTS, **changes), offer=offer)  # type: ignore[arg-type]
+
+
+def cpu(**changes: object) -> Parts:
+    return replace(PARTS, cpu=replace(PARTS.cpu, **changes))  # type: ignore[arg-type]
+
+
+def memory(**changes: object) -> Parts:
+    return replace(PARTS, memory=replace(PARTS.memory, **changes))  # type: ignore[arg-type]
+
+
+ALIKE = replace(OFFER, host_cpu="Intel Skylake microcode 7")
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        (offering(lacking=("avx2", "avx512f")), [("cpu-features", B)]),
+        (offering(lacking=None), [("cpu-features", U)]),
+        (replace(CLEAN, parts=cpu(mode="host-passthrough")), [("cpu-passthrough", W)]),
+        (
+            replace(CLEAN, parts=replace(cpu(mode="host-passthrough"), host_cpu="Intel Skylake microcode 7"), offer=ALIKE),
+            [("cpu-passthrough", N)],
+        ),
+        (replace(CLEAN, parts=cpu(features=frozenset({"invtsc"}))), [("tsc", B)]),
+        (replace(CLEAN, parts=cpu(features=frozenset({"invtsc"}), tsc_fixed=True)), []),
+        (made_of(machine="pc-q35-9.9"), [("machine-type", B)]),
+        (offering(qemu=(6, 2, 0)), [("qemu-older", W)]),
+        (offering(qemu=(10, 0, 0)), []),
+        (offering(qemu=(7, 2, 1)), []),
+        (offering(accelerators=frozenset({"tcg"})), [("accelerator", B)]),
+        (replace(CLEAN, parts=cpu(pinned=frozenset({1, 9}))), [("cpu-pinning", B)]),
+        (offering(memory=HostMemory(available_bytes=GIB // 2)), [("memory", B)]),
+        (offering(memory=HostMemory(available_bytes=GIB // 2, swap_bytes=GIB)), [("memory", W)]),
+        (
+            replace(CLEAN, parts=memory(locked=True), offer=replace(OFFER, memory=HostMemory(available_bytes=5, swap_bytes=GIB))),
+            [("memory", B)],
+        ),
+        (replace(CLEAN, parts=memory(page_bytes=2 << 20)), []),
+        (replace(CLEAN, parts=memory(page_bytes=GIB)), [("huge-pages", B)]),
+        (replace(CLEAN, parts=memory(nodes=frozenset({0}))), []),
+        (replace(CLEAN, parts=memory(nodes=frozenset({1}))), [("numa", B)]),
+        (replace(CLEAN, parts=memory(nodes=frozenset({0}), total_bytes=2 * GIB + 1)), [("memory", B), ("numa", B)]),
+    ],
+)
+def test_what_is_found(facts: Facts, found: list[tuple[str, Severity]]) -> None:
+    assert said(facts) == found
+
+
+def test_missing_features_are_named_with_a_cpu_that_both_can_give() -> None:
+    [one] = judge(offering(lacking=("avx2", "erms"), baseline="-cpu Skylake-Server,-avx2,-erms"))
+    assert "avx2, erms" in one.sentence
+    assert "-cpu Skylake-Server,-avx2,-erms" in one.fix
+
+
+def test_an_emulator_that_does_not_start_leaves_the_rest_unchecked() -> None:
+    found = said(offering(trouble="qemu-system-x86_64: not found"))
+    assert found[0] == ("emulator", B)
+    assert ("machine-type", U) in found
+
+
+def test_a_destination_that_does_not_say_is_unchecked() -> None:
+    found = said(replace(CLEAN, offer=Unseen(host="beta", why="no answer")))
+    assert found
+    assert {severity for _, severity in found} == {U}
