@@ -44,16 +44,18 @@ class SegueError(Exception):
         message: one sentence, capital letter, full stop.
         guest_at: where the guest is now, as a clause ("it runs on alpha"); empty where no guest is concerned.
         hint: what to do next, as an imperative sentence; empty where there is nothing to do.
+        quotes: what hypervisors and their logs said, unchanged, each with whose it is.
     """
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, guest_at: str = "", hint: str = "") -> None:
+    def __init__(self, message: str, *, guest_at: str = "", hint: str = "", quotes: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.message: Final = message
         self.guest_at: Final = guest_at
         self.hint: Final = hint
+        self.quotes: Final = quotes
 
     def __str__(self) -> str:
         """All that is known, as one paragraph: message, the guest's place, the hint."""
@@ -133,8 +135,8 @@ class HostUnreachable(SegueError):
     code = "host-unreachable"
     exit_code = 6
 
-    def __init__(self, message: str, *, host: str, guest_at: str = "", hint: str = "") -> None:
-        super().__init__(message, guest_at=guest_at, hint=hint)
+    def __init__(self, message: str, *, host: str, guest_at: str = "", hint: str = "", quotes: tuple[str, ...] = ()) -> None:
+        super().__init__(message, guest_at=guest_at, hint=hint, quotes=quotes)
         self.host: Final = host
 
 
@@ -145,9 +147,19 @@ class MigrationFailed(SegueError):
 
 
 class PrepareFailed(MigrationFailed):
-    """The destination could not be made ready; the source was not touched."""
+    """The destination could not be made ready; the source was not touched.
+
+    Args:
+        host: the host whose hypervisor said why; empty where Segue itself says it.
+        raw: its own words, unchanged.
+    """
 
     code = "prepare-failed"
+
+    def __init__(self, message: str, *, guest_at: str = "", hint: str = "", host: str = "", raw: str = "") -> None:
+        super().__init__(message, guest_at=guest_at, hint=hint)
+        self.host: Final = host
+        self.raw: Final = raw
 
 
 class DeadlinePassed(MigrationFailed):
@@ -177,15 +189,17 @@ class HypervisorError(SegueError):
         host: the host whose hypervisor said it.
         raw: its own words, unchanged.
         number: its own code (libvirt's error number, QMP's class), for tables; never parsed from text.
+        area: which part of libvirt says it (virErrorDomain).
     """
 
     code = "hypervisor"
 
-    def __init__(self, message: str, *, host: str, raw: str = "", number: int | str = "", hint: str = "") -> None:
+    def __init__(self, message: str, *, host: str, raw: str = "", number: int | str = "", area: int = 0, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.host: Final = host
         self.raw: Final = raw
         self.number: Final = number
+        self.area: Final = area
 
 
 class AnswerNotSeen(HypervisorError):

@@ -124,9 +124,69 @@ def virsh_page() -> str:
     return VIRSH.format(rows="\n".join(lines))
 
 
+CAUSES = """# Why a migration did not succeed
+
+Written from `core/causes`. A number of libvirt's, or a class of QMP's, says which causes are possible; where it leaves several,
+the words beside it and in the guest's log of both hosts choose the sentence, and never what is done. `cause` in `--json` has the
+name. What is not in these tables is shown as it came, with both logs.
+
+Where the guest is then, Segue finds out from both hosts and not from an error: it stands beside the sentence. The exit status
+says the same ([exit codes](exit-codes.md)).
+
+## Causes
+
+| cause | what you read | what to do |
+|---|---|---|
+{causes}
+
+## libvirt's numbers
+
+| number | name | means | or, by its words |
+|---|---|---|---|
+{numbers}
+
+## QMP's classes
+
+`error-desc` is the reason of a migration that failed, `stderr` what a QEMU wrote that did not start.
+
+| class | means | or, by its words |
+|---|---|---|
+{classes}
+"""
+
+
+def causes() -> str:
+    from segue.core.causes.codes import ANY, LIBVIRT, QMP, Code
+    from segue.core.causes.words import WORDS
+
+    places = {
+        "here": "SOURCE",
+        "there": "DESTINATION",
+        "host": "HOST",
+        "peer": "PEER",
+        "guest": "GUEST",
+        "it": "…",
+        "raw": "…",
+        "message": "(its own words)",
+    }
+
+    def or_by_words(code: Code) -> str:
+        return "any" if code.among == ANY else ", ".join(sorted(code.among - {code.cause}))
+
+    return CAUSES.format(
+        causes="\n".join(f"| {cause} | {words.what} | {words.fix} |".format_map(places) for cause, words in WORDS.items()),
+        numbers="\n".join(
+            f"| {number} | {code.name.removeprefix('VIR_ERR_')} | {code.cause} | {or_by_words(code)} |"
+            for number, code in sorted(LIBVIRT.items())
+        ),
+        classes="\n".join(f"| {name} | {code.cause} | {or_by_words(code)} |" for name, code in QMP.items()),
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "virsh.md": virsh_page,
     "ownership.md": ownership,
+    "causes.md": causes,
     "faults.md": lambda: faults(results.load()),
 }
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from segue.cli import check, guest, guests, history, hosts, lab, migrate, pki, recover, show, steer, watch
+from segue.cli import check, guest, guests, history, hosts, lab, migrate, pki, recover, render, show, steer, watch
 from segue.errors import SegueError
 
 app = typer.Typer(
@@ -67,10 +67,11 @@ def main() -> None:
 
 
 def explain(error: SegueError) -> str:
-    """An error as a person reads it: what happened, where the guest is, what to do, each on its line."""
+    """An error as a person reads it: what happened, where the guest is, what to do, each on its line; and who said what."""
     lines = [f"segue: {error.message}"]
     if error.guest_at:
         lines.append(f"  guest: {error.guest_at}.")
     if error.hint:
         lines.append(f"  to do: {error.hint}")
+    lines += [f"  | {render.cell(quote)}" for quote in error.quotes]
     return "\n".join(lines)

@@ -190,7 +190,9 @@ def display(title: str, *, as_json: bool) -> Display:
 def summary(outcome: Outcome) -> str:
     """The end of a migration in one or two sentences."""
     if outcome.outcome is not OutcomeKind.MOVED:
-        return f"{outcome.guest} {outcome.outcome}: {outcome.error}"
+        lines = [f"{outcome.guest} {outcome.outcome}: {outcome.error}"]
+        lines += [f"  to do: {outcome.hint}"] if outcome.hint else []
+        return "\n".join([*lines, *(f"  | {cell(quote)}" for quote in outcome.quotes)])
     downtimes = ", ".join(f"{heading} {value}" for heading, value in downtime(outcome) if value != NOT_KNOWN)
     text = (
         f"{outcome.guest} moved from {outcome.source} to {outcome.destination} in {units.format_duration_ms(outcome.total_ms)}: "

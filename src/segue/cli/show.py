@@ -66,6 +66,9 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ]
         if outcome.error:
             facts.append(("error", outcome.error))
+        if outcome.hint:
+            facts.append(("to do", outcome.hint))
+        facts += [("said", quote) for quote in outcome.quotes]
     return facts
 
 

@@ -347,6 +347,9 @@ class Outcome:
         decisions: what was steered on the way and why, in order.
         error: one sentence, empty when moved.
         rests: it was moved so as not to run: it ``stands still`` or ``is defined`` there; empty where it runs.
+        cause: which of the known causes (`segue.core.causes.Cause`); empty where no hypervisor said anything.
+        hint: what to do about it.
+        quotes: what both hypervisors said and wrote, unchanged.
     """
 
     id: str
@@ -369,3 +372,6 @@ class Outcome:
     client: Client | None = None
     switchover: Switchover | None = None
     rests: str = ""
+    cause: str = ""
+    hint: str = ""
+    quotes: tuple[str, ...] = ()

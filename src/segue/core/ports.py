@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from segue.core.causes import Quote
 from segue.core.downtime import Client, Gap, Moments
 from segue.core.evidence import Evidence
 from segue.core.model import Guest, HostAddress, HostFacts, MigrationSpec, Progress
@@ -142,6 +143,13 @@ class Attempt(Protocol):
 
     def moments(self) -> Moments:
         """What was heard of the switchover so far, in milliseconds of this process's monotonic clock."""
+        ...
+
+    async def testimony(self) -> Sequence[Quote]:
+        """What both hypervisors wrote of this attempt, only the telling lines. Asked after the end, when it did not succeed.
+
+        Never raises, and ends within 4 s: what could not be read is in it, as a silent quote.
+        """
         ...
 
     async def aclose(self) -> None:

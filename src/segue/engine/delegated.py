@@ -172,6 +172,9 @@ class Delegated:
             guest_lost_ms=said.get("guest_lost_ms"),
             client=Client(**client) if (client := said.get("client")) else None,
             switchover=Switchover(**parts) if (parts := said.get("switchover")) else None,
+            cause=said.get("cause", ""),
+            hint=said.get("hint", ""),
+            quotes=tuple(said.get("quotes", ())),
         )
 
     def cancel(self) -> bool:

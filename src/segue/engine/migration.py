@@ -365,6 +365,7 @@ def _error_of(outcome: Outcome) -> SegueError | None:
                 outcome.error,
                 guest_at=f"not proven; {outcome.source} and {outcome.destination} must both be looked at",
                 hint=f"'segue guests {outcome.source} {outcome.destination}' shows both; start nothing before you know.",
+                quotes=outcome.quotes,
             )
         case _:
-            return MigrationFailed(outcome.error, guest_at=on_source)
+            return MigrationFailed(outcome.error, guest_at=on_source, hint=outcome.hint, quotes=outcome.quotes)

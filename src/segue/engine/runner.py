@@ -17,10 +17,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypedDict
 
 from segue import units
-from segue.core import convergence, ownership, phases
+from segue.core import causes, convergence, ownership, phases
+from segue.core.causes import Explained, Scene
 from segue.core.convergence import Choice, Climb, History
 from segue.core.downtime import parts
 from segue.core.model import DriverKind, JobStatus, MigrationSpec, Outcome, OutcomeKind, Owner, Progress
@@ -125,6 +126,9 @@ class Runner:
         self._steered: list[Steered] = []
         self._owner = Owner.SOURCE
         self._error = ""
+        self._first: SegueError | None = None
+        self._known: Outcome | None = None
+        self._explained: Explained | None = None
         self._unsettled = ""
         self._discard = False
         self._effects: dict[Effect, Callable[[], Awaitable[Fact]]] = {
@@ -178,6 +182,7 @@ class Runner:
         self._state, self._phase, self._discard = record.state, record.phase, discard
         self._may_have_run = record.phase in phases.MAY_HAVE_RUN
         if record.outcome is not None:
+            self._known = record.outcome
             self._error = record.outcome.error.partition(_NOT_SETTLED)[0].partition(_LOST)[0].strip()
         else:
             self._error = f"The process that led it ended in {record.state}."
@@ -203,6 +208,7 @@ class Runner:
         await self._learn_result()
         if self._probe is not None:
             await self._probe.next_answer(deadline_s=FIRST_ANSWER_DEADLINE_S)
+        await self._explain()
         return self._outcome(self._now_ms() - self._began)
 
     async def _entered(self, state: State, *, again: bool) -> None:
@@ -455,6 +461,14 @@ class Runner:
         with contextlib.suppress(SegueError):  # what was seen last is told then
             self._last = await self._attempt.result()
 
+    async def _explain(self) -> None:
+        """Learn why it did not succeed, from what was said first and what both hosts wrote; nothing waits for this but words."""
+        if self._first is None or self._state not in (State.FAILED, State.AMBIGUOUS):
+            return
+        scene = Scene(guest=self._spec.guest, here=self._spec.source, there=self._spec.destination)
+        if causes.explained(self._first, (), scene) is not None:
+            self._explained = causes.explained(self._first, await self._attempt.testimony(), scene)
+
     async def _try(self, action: Awaitable[None], success: Fact) -> Fact:
         try:
             await action
@@ -467,7 +481,8 @@ class Runner:
 
     def _broke(self, error: SegueError) -> None:
         """Keep the first error: what follows it is mostly its consequence."""
-        self._error = self._error or str(error)
+        if not self._error:
+            self._first, self._error = error, str(error)
 
     def _outcome(self, total_ms: int) -> Outcome:
         kind = OutcomeKind(self._state.value)
@@ -493,7 +508,22 @@ class Runner:
             error=" ".join(part for part in (self._why(kind), self._unsettled) if part),
             client=self._probe.seen() if self._probe is not None else None,
             switchover=parts(self._attempt.moments(), self._probe.gaps if self._probe is not None else ()) if moved else None,
+            **self._told(kind),
         )
+
+    def _told(self, kind: OutcomeKind) -> _Explanation:
+        """Why, beside the sentence; of one that was taken up, as it was told before."""
+        if kind in (OutcomeKind.MOVED, OutcomeKind.CANCELLED):
+            return {}
+        if (why := self._explained) is not None:
+            return {"cause": why.cause, "hint": why.fix, "quotes": why.quotes}
+        if (before := self._known) is not None:
+            return {"cause": before.cause, "hint": before.hint, "quotes": before.quotes}
+        return {}
+
+    @property
+    def _sentence(self) -> str:
+        return self._explained.sentence if self._explained is not None else self._error
 
     def _why(self, kind: OutcomeKind) -> str:
         match kind:
@@ -502,11 +532,19 @@ class Runner:
             case OutcomeKind.CANCELLED if self._cancel.is_set():
                 return "Cancelled on request."
             case OutcomeKind.AMBIGUOUS:
-                return self._error
+                return self._sentence
             case OutcomeKind.FAILED if self._owner is Owner.NOBODY:
-                return f"{self._error} {_LOST}"
+                return f"{self._sentence} {_LOST}"
             case _:
-                return self._error or "The hypervisor ended the migration without saying why."
+                return self._sentence or "The hypervisor ended the migration without saying why."
+
+
+class _Explanation(TypedDict, total=False):
+    """Parts of an outcome."""
+
+    cause: str
+    hint: str
+    quotes: tuple[str, ...]
 
 
 _PROOFS: Final = {

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,12 +25,13 @@ import libvirt
 
 from segue import units
 from segue.core import virsh
+from segue.core.causes import Quote
 from segue.core.downtime import Moments
 from segue.core.evidence import Sighting
 from segue.core.model import Control, JobStatus, MigrationSpec, Progress
 from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
-from segue.drivers.libvirt import fold, heard, runtime
+from segue.drivers.libvirt import fold, guestlog, heard, runtime
 from segue.drivers.libvirt.hypervisor import QUERY_DEADLINE_S, LibvirtHypervisor, connected
 from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, SegueError
 
@@ -445,6 +446,13 @@ class LibvirtAttempt:
     def moments(self) -> Moments:
         """As QEMU's events came through both libvirtds."""
         return heard.moments(self._ears[self._source.host], self._ears[self._destination.host])
+
+    async def testimony(self) -> Sequence[Quote]:
+        """The end of the guest's log on both hosts."""
+        elapsed_s = self._elapsed_ms() / 1000
+        addresses = (self._source.address, self._destination.address)
+        said = await asyncio.gather(*(guestlog.telling_lines(address, self._spec.guest, elapsed_s) for address in addresses))
+        return [quote for quotes in said for quote in quotes]
 
     async def aclose(self) -> None:
         """Nothing of the attempt runs on: the migrate call, should it still hang, is a thread that holds nothing."""

@@ -11,7 +11,8 @@ import libvirt
 from lxml import etree
 
 from segue import units
-from segue.core import virsh
+from segue.core import causes, virsh
+from segue.core.causes import Scene
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor
@@ -195,11 +196,17 @@ async def connected(address: HostAddress, *, deadline_s: float) -> libvirt.virCo
     try:
         return await runtime.call(address.name, connect, deadline_s=deadline_s)
     except HypervisorError as error:
-        raise HostUnreachable(
-            f"{address.name} does not answer at {address.uri}: {error.raw or error.message}",
-            host=address.name,
-            hint=f"Try 'virsh -c {address.uri} list'.",
-        ) from error
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: HostAddress, error: HypervisorError) -> HostUnreachable:
+    """Why there is no connection, in words where they are known."""
+    what = f"{address.name} does not answer at {address.uri}"
+    try_it = f"'virsh -c {address.uri} list' tries the same."
+    why = causes.explained(error, (), Scene(guest="", here="this machine", there=address.name))
+    if why is None:
+        return HostUnreachable(f"{what}: {error.message}", host=address.name, hint=try_it)
+    return HostUnreachable(f"{what}: {why.sentence}", host=address.name, hint=f"{why.fix} {try_it}", quotes=why.quotes)
 
 
 def _job(domain: libvirt.virDomain, state: int) -> tuple[bool, bool]:

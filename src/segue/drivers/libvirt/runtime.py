@@ -86,4 +86,6 @@ async def call(host: str, function: Callable[[], T], *, deadline_s: float) -> T:
 def wrapped(host: str, error: libvirt.libvirtError) -> HypervisorError:
     """An error of libvirt as one of ours: its words unchanged, its number for tables."""
     raw = error.get_error_message() or str(error)
-    return HypervisorError(f"libvirt on {host}: {raw}.", host=host, raw=raw, number=error.get_error_code() or 0)
+    return HypervisorError(
+        f"libvirt on {host}: {raw}.", host=host, raw=raw, number=error.get_error_code() or 0, area=error.get_error_domain() or 0
+    )

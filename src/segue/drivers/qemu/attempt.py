@@ -13,13 +13,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
 
-from segue.core import argv
+from segue.core import argv, causes
 from segue.core import twin as core_twin
+from segue.core.causes import Quote
+from segue.core.causes.codes import JOB
 from segue.core.downtime import Moments
 from segue.core.evidence import Sighting
 from segue.core.model import JobStatus, MigrationSpec, Progress, Transport
@@ -91,6 +93,7 @@ class QemuAttempt:
         self._told_to_run = False
         self._seen_running = False
         self._moments = Moments()
+        self._heard: tuple[Quote, ...] = ()
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
 
     # prepare
@@ -176,6 +179,8 @@ class QemuAttempt:
         said = ""
         with contextlib.suppress(SegueError):
             said = await processes.last_words(self._destination.shell, self._arriving)
+        lines = causes.telling(said.splitlines())
+        self._heard = tuple(Quote(host=self._destination.host, where="QEMU", text=line) for line in lines)
         return f" QEMU on {self._destination.host} says: {said}" if said else ""
 
     async def reattach(self, *, told_to_run: bool) -> None:
@@ -318,6 +323,7 @@ class QemuAttempt:
             f"QEMU on {self._source.host} gave the migration up: {why}.{await self._last_words()}",
             host=self._source.host,
             raw=why,
+            number=JOB,
         )
 
     async def start_postcopy(self) -> None:
@@ -564,6 +570,10 @@ class QemuAttempt:
     def moments(self) -> Moments:
         """As both QEMUs' events came."""
         return self._moments
+
+    async def testimony(self) -> Sequence[Quote]:
+        """What the destination's QEMU had written when it failed; its log is gone by now."""
+        return self._heard
 
     async def aclose(self) -> None:
         """Let go of the sessions and of what was being looked at."""

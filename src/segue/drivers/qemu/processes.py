@@ -258,6 +258,8 @@ async def start(shell: HostShell, command: CommandLine, *, monitor: str, like: P
     if done.status:
         raise PrepareFailed(
             f"QEMU does not start on {shell.name}: {done.complaint or f'status {done.status}, and it said nothing'}",
+            host=shell.name,
+            raw=done.complaint,
             hint=f"{shell.name} must have all that the guest's command line names, at the same paths.",
         )
     pid, stat = os.fsdecode(done.stdout).split("\n", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+from segue.core.causes import Quote
 from segue.core.downtime import Moments
 from segue.core.evidence import Evidence, Sighting
 from segue.core.model import Control, DriverKind, Guest, GuestState, HostAddress, HostFacts, JobStatus, MigrationSpec, Progress
@@ -318,6 +319,10 @@ class SimulatedAttempt:
     def moments(self) -> Moments:
         """The simulated world tells none."""
         return Moments()
+
+    async def testimony(self) -> Sequence[Quote]:
+        """Nobody writes anything here."""
+        return ()
 
     async def aclose(self) -> None:
         """Nothing to let go of."""
