@@ -147,7 +147,8 @@ says the same ([exit codes](exit-codes.md)).
 
 ## QMP's classes
 
-`error-desc` is the reason of a migration that failed, `stderr` what a QEMU wrote that did not start.
+`error-desc` is the reason of a migration that failed, `stderr` what a QEMU wrote that did not start, `virsh` what a virsh wrote
+that did not connect.
 
 | class | means | or, by its words |
 |---|---|---|

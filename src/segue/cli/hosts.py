@@ -1,4 +1,4 @@
-"""``segue hosts``: which hosts there are, and what answers there."""
+"""``segue hosts``: which hosts there are, and what answers there; and ``segue hosts verify``, which is in `verify`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,25 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from segue.cli import render, survey
+from segue.cli import render, survey, verify
 
 
+class _Group(TyperGroup):
+    """Lists where no verb is named: ``segue hosts beta`` is ``segue hosts list beta``."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # typer's own is click's
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_Group, help="Which hosts there are ('list', which need not be said), and what they reach of each other.")
+app.command("verify")(verify.verify)
+
+
+@app.command("list")
 def hosts(
     names: Annotated[
         list[str] | None,

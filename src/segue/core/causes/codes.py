@@ -127,6 +127,8 @@ LIBVIRT: Final[dict[int, Code]] = {
 
 JOB: Final = "error-desc"
 """In place of a class: why QEMU's migration failed (qapi/migration.json, MigrationInfo)."""
+VIRSH: Final = "virsh"
+"""In place of a class: what a virsh wrote that did not connect."""
 STDERR: Final = "stderr"
 """In place of a class: what a QEMU wrote that did not start."""
 QMP: Final[dict[str, Code]] = {
@@ -137,8 +139,9 @@ QMP: Final[dict[str, Code]] = {
     "KVMMissingCap": Code("KVMMissingCap", _C.ACCELERATOR),
     JOB: Code(JOB, _C.HYPERVISOR, ANY),
     STDERR: Code(STDERR, _C.DESTINATION_START, ANY),
+    VIRSH: Code(VIRSH, _C.HYPERVISOR, _WAY | _TLS),
 }
-"""By QapiErrorClass, and by the two ways in which a QEMU says something without one."""
+"""By QapiErrorClass, and by the ways in which something is said without one."""
 
 _AREAS: Final = (
     "NONE XEN XEND XENSTORE SEXPR XML DOM RPC PROXY CONF QEMU NET TEST REMOTE OPENVZ XENXM STATS_LINUX LXC STORAGE NETWORK DOMAIN"
