@@ -1,13 +1,14 @@
 /* What runs in the lab's guest: it ticks, answers, writes memory, writes disk, so that anything that a migration breaks is seen from outside.
  *
- *   workload ADDRESS TOUCH_MIB SET_MIB RATE
+ *   workload ADDRESS TOUCH_MIB SET_MIB RATE [ON_MS OFF_MS FILL]
  *
- * RATE is MiB/s of dirtied memory, 0 for none, or "max". What it says, one line a write, on the serial console (standard output):
+ * RATE is MiB/s of dirtied memory, 0 for none, or "max"; with ON_MS it is written for so long, then not for OFF_MS, and so on. FILL is
+ * "random", or "text" for memory that compresses well. What it says, one line a write, on the serial console (standard output):
  *
  *   S BOOT ready             once
  *   T BOOT SEQ MONO_MS       every 10 ms; a late tick comes late, none is left out
  *   D BOOT SEQ CRC           a disk record is on the disk, synced
- *   M BOOT PASSES ERRORS WRITTEN_MIB RATE     once a second while a working set is written
+ *   M BOOT PASSES ERRORS WRITTEN_KIB RATE     five times a second while a working set is written
  *
  * BOOT is 8 hex digits that differ from boot to boot. UDP port 7007 echoes the first 8 bytes, followed by BOOT, the last tick and MONO_MS
  * (big endian). A disk record is 512 bytes, see struct record: each carries the checksum of the one before, so that two copies that went
@@ -34,7 +35,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PORT = 7007, TICK_MS = 10, RECORD_MS = 50, BATCH_MS = 5, PAGE = 4096, SECTOR = 512 };
+enum { PORT = 7007, TICK_MS = 10, RECORD_MS = 50, TELL_MS = 200, BATCH_MS = 5, PAGE = 4096, SECTOR = 512 };
 static const size_t MIB = 1 << 20;
 
 static char boot[9];
@@ -123,6 +124,8 @@ static void *echo(void *address)
 struct memory {
     size_t touch_bytes, set_bytes;
     uint64_t rate_bps; /* UINT64_MAX: flat out */
+    uint64_t on_ms, off_ms; /* bursts; on_ms 0: always */
+    int text;
 };
 
 static uint64_t mix(uint64_t x) /* splitmix64 */
@@ -157,7 +160,7 @@ static void *write_memory(void *given)
     uint64_t state = 88172645463325252u; /* xorshift64: incompressible, and quick */
     for (size_t word = 0; word < bytes / sizeof *words; word++) {
         state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-        words[word] = state;
+        words[word] = memory->text ? 0x2065756765732065 : state;
     }
     say("S %s ready\n", boot);
     uint64_t pages = memory->set_bytes / PAGE, pass = 1, page = 0, errors = 0, written = 0, told_written = 0;
@@ -166,7 +169,7 @@ static void *write_memory(void *given)
     uint64_t batch = memory->rate_bps == UINT64_MAX ? 4096 : memory->rate_bps * BATCH_MS / 1000 / PAGE;
     struct timespec next;
     clock_gettime(CLOCK_MONOTONIC, &next);
-    for (uint64_t told = mono_ms();;) {
+    for (uint64_t told = mono_ms(), begun = told;;) {
         for (uint64_t done = 0; done < (batch ? batch : 1); done++) {
             errors += write_page(words + page * (PAGE / sizeof *words), page, pass);
             written += PAGE;
@@ -176,9 +179,14 @@ static void *write_memory(void *given)
         if (memory->rate_bps != UINT64_MAX)
             wait_next(&next, BATCH_MS);
         uint64_t now = mono_ms();
-        if (now >= told + 1000) {
+        if (memory->on_ms && now >= begun + memory->on_ms) {
+            wait_next(&next, memory->off_ms);
+            clock_gettime(CLOCK_MONOTONIC, &next);
+            now = begun = mono_ms();
+        }
+        if (now >= told + TELL_MS) {
             unsigned long rate = (written - told_written) * 1000 / (now - told) / MIB;
-            say("M %s %lu %lu %lu %lu\n", boot, (unsigned long)pass, (unsigned long)errors, (unsigned long)(written / MIB), rate);
+            say("M %s %lu %lu %lu %lu\n", boot, (unsigned long)pass, (unsigned long)errors, (unsigned long)(written / 1024), rate);
             told = now, told_written = written;
         }
     }
@@ -255,13 +263,16 @@ static void start(void *(*work)(void *), void *given)
 
 int main(int count, char **words)
 {
-    if (count != 5)
+    if (count != 5 && count != 8)
         return 2;
     choose_boot_id();
     struct memory memory = {
         .touch_bytes = strtoull(words[2], NULL, 10) * MIB,
         .set_bytes = strtoull(words[3], NULL, 10) * MIB,
         .rate_bps = strcmp(words[4], "max") ? strtoull(words[4], NULL, 10) * MIB : UINT64_MAX,
+        .on_ms = count == 8 ? strtoull(words[5], NULL, 10) : 0,
+        .off_ms = count == 8 ? strtoull(words[6], NULL, 10) : 0,
+        .text = count == 8 && !strcmp(words[7], "text"),
     };
     if (memory.touch_bytes < PAGE)
         memory.touch_bytes = PAGE;

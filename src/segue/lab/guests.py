@@ -58,6 +58,8 @@ class GuestSpec:
         touch_bytes: filled once with incompressible bytes.
         set_bytes: written again and again.
         rate: MiB/s of dirtied memory, 0 for none, or ``max``.
+        bursts: it is written for so many ms, then not for so many, and so on; ``None``: always.
+        compressible: what is in the memory compresses well.
         disk: with a disk on the lab's storage.
         local: with a disk on its host alone, one of `LOCAL_DISKS`; empty for none. The auditor does not read it.
         persistent: a libvirt guest that is defined, not only created.
@@ -70,6 +72,8 @@ class GuestSpec:
     touch_bytes: int = 0
     set_bytes: int = 0
     rate: str = "0"
+    bursts: tuple[int, int] | None = None
+    compressible: bool = False
     disk: bool = False
     local: str = ""
     persistent: bool = True
@@ -222,7 +226,9 @@ def _claim(lab: Lab, spec: GuestSpec) -> LabGuest:
 
 def _cmdline(spec: GuestSpec, guest: LabGuest) -> str:
     mib = {"touch": spec.touch_bytes // units.MIB, "set": spec.set_bytes // units.MIB}
-    return kernel.cmdline({"address": guest.address, **mib, "rate": spec.rate})
+    on_ms, off_ms = spec.bursts or (0, 0)
+    more = {"on": on_ms, "off": off_ms, "fill": "text" if spec.compressible else "random"}
+    return kernel.cmdline({"address": guest.address, **mib, "rate": spec.rate, **more})
 
 
 def local_disk(name: str) -> str:

@@ -22,7 +22,7 @@ from segue.lab import guests
 from segue.lab.lab import Lab
 from segue.lab.layout import ADMIN, NETNS_DIR
 from segue.lab.observe import disk
-from segue.lab.observe.judge import DiskReport, Report, Tick, judge, judge_disk
+from segue.lab.observe.judge import DiskReport, Memory, Report, Tick, judge, judge_disk
 from segue.lab.observe.probe import Prober
 from segue.lab.observe.serial import SerialLines
 
@@ -58,6 +58,11 @@ class Watch:
     def ticks(self) -> Sequence[Tick]:
         """Every tick heard so far, in the order of arrival."""
         return self._serial.ticks
+
+    @property
+    def memory(self) -> Sequence[Memory]:
+        """What the guest said of the memory that it writes, in the order of arrival."""
+        return self._serial.memory
 
     def mark(self) -> int:
         """This moment, for `report`."""

@@ -19,6 +19,10 @@ OVERLAP_NS: Final = 100 * NS_PER_MS
 """A copy counts as running at a moment when it ticked within so long before and after it: ten ticks, so no late one hides it."""
 
 
+STEADY_TICKS: Final = 10
+"""So many ticks at either end of a window tell where the guest's clock stands: a tenth of a second."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """One tick of the guest, on the serial line of one host."""
@@ -41,11 +45,12 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """The guest says how many pages did not hold what it had written."""
+    """The guest says how many pages did not hold what it had written, and how many bytes of memory it has written so far."""
 
     boot: str
     errors: int
     at_ns: int
+    written_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +108,7 @@ class Report:
         client_gap_ms: the longest time in which a client that kept asking got no answer.
         tick_gap_ms: the longest time between two ticks as they arrived on hosts, whichever host they arrived on.
         guest_gap_ms: the same by the guest's own clock, which stands still while the guest does.
+        guest_lost_ms: how far the guest's own clock fell behind over the window; ``None`` without enough ticks.
         probes, answers: packets sent to the guest and echoed.
         ticks: how many ticks came.
         ticks_lost: numbers between the first and the last that never came.
@@ -119,6 +125,7 @@ class Report:
     client_gap_ms: int
     tick_gap_ms: int
     guest_gap_ms: int
+    guest_lost_ms: int | None
     probes: int
     answers: int
     ticks: int
@@ -167,6 +174,7 @@ def judge(
         client_gap_ms=client_gap_ns(asked, until_ns=until_ns) // NS_PER_MS,
         tick_gap_ms=max((late.at_ns - early.at_ns for early, late in pairwise(seen)), default=0) // NS_PER_MS,
         guest_gap_ms=max((late.mono_ms - early.mono_ms for early, late in pairwise(seen) if late.boot == early.boot), default=0),
+        guest_lost_ms=guest_lost_ms(seen),
         probes=len(asked),
         answers=sum(1 for probe in asked if probe.answered_ns),
         ticks=len(seen),
@@ -179,6 +187,17 @@ def judge(
         hosts=tuple(dict.fromkeys(tick.host for tick in seen)),
         running_on=seen[-1].host if alive else "",
     )
+
+
+def guest_lost_ms(ticks: Sequence[Tick]) -> int | None:
+    """How far the guest's clock fell behind ours between the first ticks and the last.
+
+    A tick may arrive late and never early: so of the first `STEADY_TICKS` and the last, the quickest counts.
+    """
+    if len(ticks) < 2 * STEADY_TICKS or ticks[0].boot != ticks[-1].boot:
+        return None
+    behind = [tick.at_ns - tick.mono_ms * NS_PER_MS for tick in ticks]
+    return max(0, min(behind[-STEADY_TICKS:]) - min(behind[:STEADY_TICKS])) // NS_PER_MS
 
 
 def _errors(said: Iterable[Memory]) -> int:

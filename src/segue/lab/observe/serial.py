@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from segue import units
 from segue.lab.observe.judge import Ack, Memory, Tick
 
 LOOK_EVERY_S: Final = 0.002
@@ -94,7 +95,8 @@ class SerialLines:
                     self.ticks.append(Tick(host=host, boot=boot, seq=int(seq), mono_ms=int(mono), at_ns=at_ns))
                 case ["D", boot, seq, crc]:
                     self.acks.append(Ack(boot=boot, seq=int(seq), crc=int(crc, 16)))
-                case ["M", boot, _, errors, *_]:
-                    self.memory.append(Memory(boot=boot, errors=int(errors), at_ns=at_ns))
+                case ["M", boot, _, errors, written_kib, *_]:
+                    said = Memory(boot=boot, errors=int(errors), at_ns=at_ns, written_bytes=int(written_kib) * units.KIB)
+                    self.memory.append(said)
         except ValueError:
             return

@@ -1,0 +1,88 @@
+"""The bench of convergence, but for the playing: the ladders are ladders, and results are judged as a person would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from convergence import picture, report
+from convergence.grid import CONTENDERS, LINKS, WORKLOADS, cells
+from convergence.play import LADDERS, Run
+from segue import config, units
+
+CELL = "steady-16@300mbit"
+CELLS = {cell.name: cell for cell in cells(tuple(WORKLOADS), tuple(LINKS))}
+
+
+def run(contender: str, seconds: float, number: int = 1, **seen: object) -> Run:
+    told: dict[str, object] = {"end": "moved", "client_ms": 200, "memory_bytes": 160 * units.MIB, **seen}
+    return Run(cell=CELL, contender=contender, round=number, seconds=seconds, **told)  # type: ignore[arg-type]
+
+
+def verdicts(*runs: Run) -> list[str]:
+    [result] = report.judge(runs, {CELL: CELLS[CELL]}, cut_s=60).cells
+    return report.verdicts(result)
+
+
+def test_every_ladder_is_one_that_segue_climbs(tmp_path: Path) -> None:
+    file = tmp_path / "segue.toml"
+    file.write_text(LADDERS.read_text(encoding="utf-8"), encoding="utf-8")
+    policies = config.load(file).policies
+    climbed = {one.options[one.options.index("--policy") + 1] for one in CONTENDERS.values() if "--policy" in one.options}
+    assert set(policies) == climbed
+    assert policies["nova"].rungs[-2].downtime_ms == 500
+    assert policies["ganeti-postcopy"].needs_postcopy
+
+
+def test_every_workload_fits_into_its_guest() -> None:
+    for workload in WORKLOADS.values():
+        spec = workload.spec()
+        assert spec.memory_bytes > max(spec.touch_bytes, spec.set_bytes)
+
+
+@pytest.mark.parametrize(
+    ("mine", "verdict"),
+    [
+        ({"seconds": 9.0}, "won: 0.90 times virsh"),
+        ({"seconds": 10.4}, "even: 1.04 times virsh"),
+        ({"seconds": 12.0}, "LOST: 1.20 times virsh"),
+        ({"seconds": 60.0, "end": "cut"}, "LOST: virsh keeps the promise, it cut 1 of 1"),
+        ({"seconds": 9.0, "client_ms": 900}, "LOST: a client saw 900 ms"),
+    ],
+)
+def test_who_is_slower_or_breaks_the_promise_has_lost(mine: dict[str, object], verdict: str) -> None:
+    [said] = verdicts(run("virsh", 10.0), run("segue", **mine))  # type: ignore[arg-type]
+    assert said.startswith(f"segue: {verdict}")
+
+
+def test_a_peer_that_breaks_the_promise_is_none_to_be_measured_by() -> None:
+    [said] = verdicts(run("kubevirt", 5.0, client_ms=800), run("segue", 10.0))
+    assert said == "segue: no peer keeps the promise; it does"
+
+
+def test_a_peer_with_post_copy_is_measured_against_segue_with_it() -> None:
+    plain, with_postcopy = verdicts(
+        run("virsh-postcopy", 5.0), run("virsh", 60.0, end="cut"), run("segue", 60.0, end="gave up"), run("segue-postcopy", 5.0)
+    )
+    assert plain == "segue: no peer keeps the promise; it gave up 1 of 1"
+    assert with_postcopy.startswith("segue-postcopy: won")
+
+
+def test_segues_own_total_counts_where_it_tells_it() -> None:
+    [result] = report.judge([run("segue", 20.0, total_ms=5000)], {CELL: CELLS[CELL]}, cut_s=60).cells
+    [row] = result.rows
+    assert row.seconds is not None
+    assert row.seconds.median == 5.0
+    assert row.factor == pytest.approx(5.0 / (160 * units.MIB / (37.5e6 * 0.956)))
+
+
+def test_the_table_and_the_picture_are_whole() -> None:
+    runs = [run(name, 5.0 + number) for number, name in enumerate(CONTENDERS)] + [run("virsh", 60.0, 2, end="cut")]
+    judged = report.judge(runs, CELLS, cut_s=60)
+    for name in CONTENDERS:
+        assert name in report.text(judged)
+        assert name in report.markdown(judged, picture=None)
+    drawn = ET.fromstring(picture.draw(judged))  # noqa: S314  # our own
+    assert len(drawn.findall(".//{http://www.w3.org/2000/svg}title")) == len(CONTENDERS)
