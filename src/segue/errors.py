@@ -25,6 +25,7 @@
     │   └── AnswerNotSeen     answer-not-seen    asked, and the answer never came: done or not is open   (wrapped)
     ├── CommandFailed         command-failed     a command on a host ended with a non-zero status        (wrapped)
     ├── PkiError              pki                the CA or a certificate cannot be used; nothing half-done    exit 1
+    ├── HostSetupError        host-setup         a host cannot be made ready or put back; nothing half-done   exit 1
     └── LabError              lab                the lab cannot do that                                  exit 1
 
 What may live here: error types and their texts; no I/O, no import from the rest of Segue.
@@ -266,6 +267,12 @@ class PkiError(SegueError):
     """The CA, a key or a certificate cannot be used, or cannot be put where it belongs; nothing was done by halves."""
 
     code = "pki"
+
+
+class HostSetupError(SegueError):
+    """A host cannot be made ready for guests, or put back; what was done was taken back, or the message says what was not."""
+
+    code = "host-setup"
 
 
 class LabError(SegueError):

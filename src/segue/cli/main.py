@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from segue.cli import check, guest, guests, history, hosts, lab, migrate, pki, recover, render, show, steer, watch
+from segue.cli import check, guest, guests, history, host, hosts, lab, migrate, pki, recover, render, show, steer, watch
 from segue.errors import SegueError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ app.command("history")(history.history)
 app.add_typer(guest.app, name="guest")
 app.add_typer(hosts.app, name="hosts")
 app.add_typer(pki.app, name="pki")
+app.add_typer(host.app, name="host")
 app.add_typer(lab.app, name="lab")
 
 

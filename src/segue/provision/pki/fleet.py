@@ -84,6 +84,11 @@ class Fleet:
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(*(shell.aclose() for shell in self._shells.values()))
 
+    @property
+    def shells(self) -> Mapping[str, HostShell]:
+        """The hosts that answered when they were called."""
+        return self._shells
+
     async def look(self) -> dict[str, Looked]:
         """Every host that answers; one that stops to is `silent` from then on."""
 
