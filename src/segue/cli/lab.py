@@ -32,19 +32,28 @@ def up(
     link: Annotated[
         str, typer.Option(metavar="RATE", help="Rate of every host's link, as 300mbit or 1gbit; default: unshaped.")
     ] = "",
+    image: Annotated[
+        str,
+        typer.Option(metavar="RELEASES", help="Hosts that are an untouched Debian with systemd: trixie, or bookworm,trixie."),
+    ] = "",
     name: Name = "segue",
     as_json: Json = False,
 ) -> None:
     """Bring a lab up: hosts with their own libvirtd and sshd, an NFS server, an admin host to work from.
 
+    With --image a host has an sshd and no libvirt: 'segue host prepare' is for that. Trees are built once, in some minutes.
+
     \b
     Examples:
       segue lab up
       segue lab up --hosts 3 --link 1gbit
+      segue lab up --image bookworm,trixie
     """  # noqa: D301  # \b is click's mark for "keep these lines"
     from segue.lab import up as bring_up
 
-    lab = interruptible(bring_up(name=name, hosts=hosts, rate_bps=units.parse_rate(link) if link else None, say=render.say))
+    images = [word.strip() for word in image.split(",")] if image else []
+    rate_bps = units.parse_rate(link) if link else None
+    lab = interruptible(bring_up(name=name, hosts=hosts, rate_bps=rate_bps, image=images, say=render.say))
     if as_json:
         render.print_json(
             {
@@ -57,6 +66,9 @@ def up(
         )
     else:
         typer.echo(f"The lab {lab.name!r} is up: {', '.join(lab.hosts)}; storage reached by {STORAGE_WORDS[lab.storage]}.")
+        if images:
+            typer.echo("Next: segue lab run -- segue pki init, then segue lab run -- segue host prepare alpha")
+            return
         typer.echo("Next: segue lab guest start web1 --on alpha --kind libvirt, then segue lab run -- segue migrate web1 beta")
 
 

@@ -3,17 +3,22 @@
 Only a child can be born into another pid namespace, so somebody has to stay outside and wait. `nsenter` does, and dies of the
 first Ctrl-C while the command still tidies up: its caller then reads a wrong exit status, or believes that all is over. This one
 hands every signal on and ends as the command ended; when it is killed itself, the command is, too.
+A host that is a whole tree of its own lacks this interpreter: with ``--into PID`` the program enters it by itself, before the
+child is born.
 What may live here: a program of its own, run by path in an interpreter without site-packages. It imports nothing of Segue.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
+import warnings  # noqa: F401  # execvp imports it: in another tree there would be none
 
 _FORWARDED = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 _SI_KERNEL = 0x80  # asm-generic/siginfo.h: it came from the terminal, which has told the command as well
+_NAMESPACES = ("pid", "net", "uts", "ipc", "cgroup", "mnt")  # mnt last: /proc is this machine's until then
 _DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
@@ -23,6 +28,9 @@ def main(argv: list[str]) -> int:
     Returns:
         Its exit status. When it died of a signal, so does this process.
     """
+    if argv[0] == "--into":
+        _enter(int(argv[1]))
+        argv = argv[2:]
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_FORWARDED, signal.SIGCHLD})
     child = os.fork()
     if child == 0:
@@ -34,6 +42,15 @@ def main(argv: list[str]) -> int:
         return os.WEXITSTATUS(status)
     _die_of(os.WTERMSIG(status))
     return 128 + os.WTERMSIG(status)
+
+
+def _enter(pid: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)  # os.setns came with Python 3.12
+    files = [os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in _NAMESPACES]
+    for fd in files:
+        if libc.setns(fd, 0):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
 
 def _wait(child: int) -> int:

@@ -159,7 +159,8 @@ async def start(lab: Lab, spec: GuestSpec) -> LabGuest:
     try:
         if guest.disk:
             disk = Path(guest.disk)
-            disk.touch(mode=0o666)
+            disk.touch()
+            disk.chmod(0o666)  # whoever QEMU runs as
             with disk.open("r+b") as image:
                 image.truncate(DISK_BYTES)
         if spec.local:

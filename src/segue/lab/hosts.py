@@ -13,7 +13,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,10 @@ from segue.lab.shell import run
 
 START_DEADLINE_S: Final = 10.0
 END_DEADLINE_S: Final = 10.0
-_STAND_IN: Final = Path(__file__).with_name("enter.py")
+_PAUSE_S: Final = 0.02
+_SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOG: Final = "init.log"
+_WITH_STAND_IN: Final = (sys.executable, "-I", "-S", str(Path(__file__).with_name("enter.py")))
 
 # Runs as PID 1 of the new namespaces: mounts what is the host's own, says so on the pipe, and becomes the init.
 _BECOME_HOST: Final = """
@@ -54,15 +57,49 @@ async def start(layout: Layout, host: str) -> int:
     Raises:
         LabError: it did not come up; with what it said.
     """
-    heard, says = os.pipe()
-    log = layout.host_root(host) / "init.log"
-    become = ["bash", "-c", _BECOME_HOST, host, str(says), str(layout.host_root(host)), *OWN_DIRECTORIES]
     # The admin host shares the machine's pids: a command there is the user's own process, and Ctrl-C is its alone.
     pids = [] if host == ADMIN else ["--pid", "--fork", "--mount-proc"]
-    unshare = ["unshare", "--mount", "--uts", "--ipc", *pids, "--", *become]
-    hold = ["ip", "netns", "exec", layout.netns(host), *unshare]
+
+    def become(says: int) -> list[str]:
+        words = ["bash", "-c", _BECOME_HOST, host, str(says), str(layout.host_root(host)), *OWN_DIRECTORIES]
+        return ["ip", "netns", "exec", layout.netns(host), "unshare", "--mount", "--uts", "--ipc", *pids, "--", *words]
+
+    holder = await _hold(layout, host, become)
+    return next(_children(holder)) if pids else holder
+
+
+async def boot(layout: Layout, host: str, words: Callable[[int], list[str]]) -> int:
+    """Start a host that has an init of its own and wait until that has been born.
+
+    Args:
+        layout: of the lab.
+        host: the host.
+        words: given a descriptor on which "ready" is to be written when all is mounted, those that become its init's parent.
+
+    Returns:
+        The pid of its init, as this machine sees it.
+
+    Raises:
+        LabError: it did not come up; with what it said.
+    """
+    holder = await _hold(layout, host, words)
     try:
-        await run(["setsid", "--fork", "bash", "-c", _LEAVE, host, str(says), str(log), *hold], pass_fds=(says,))
+        async with asyncio.timeout(START_DEADLINE_S):
+            while True:
+                for pid in _children(holder):
+                    if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8") == "systemd\n":
+                        return pid
+                await asyncio.sleep(_PAUSE_S)
+    except (TimeoutError, OSError):
+        raise _stillborn(layout, host) from None
+
+
+async def _hold(layout: Layout, host: str, words: Callable[[int], list[str]]) -> int:
+    """Let a process that is nobody's child become those words; its pid, when it has said that it is ready."""
+    heard, says = os.pipe()
+    log = layout.host_root(host) / _LOG
+    try:
+        await run(["setsid", "--fork", "bash", "-c", _LEAVE, host, str(says), str(log), *words(says)], pass_fds=(says,))
     finally:
         os.close(says)
     said = b""
@@ -78,9 +115,13 @@ async def start(layout: Layout, host: str) -> int:
     finally:
         os.close(heard)
     if b"ready" not in said:
-        raise LabError(f"Host {host} did not come up: {log.read_text(encoding='utf-8').strip() or 'it said nothing'}.")
-    holder = int(said.split()[0])
-    return next(_children(holder)) if pids else holder
+        raise _stillborn(layout, host)
+    return int(said.split()[0])
+
+
+def _stillborn(layout: Layout, host: str) -> LabError:
+    said = (layout.host_root(host) / _LOG).read_text(encoding="utf-8", errors="replace").strip()
+    return LabError(f"Host {host} did not come up: {said or 'it said nothing'}.")
 
 
 def _children(pid: int) -> Iterator[int]:
@@ -93,8 +134,13 @@ def enter_argv(pid: int, argv: Iterable[str], *, environment: Iterable[str] = ()
     Signals reach it, its exit status is theirs, and it dies with them; see `segue.lab.enter`.
     """
     enter = ["nsenter", "--target", str(pid), "--mount", "--net", "--uts", "--ipc", "--pid", "--no-fork", "--"]
-    stand_in = [sys.executable, "-I", "-S", str(_STAND_IN)]
-    return [*enter, *stand_in, "env", f"--chdir={Path.cwd()}", *environment, *argv]
+    return [*enter, *_WITH_STAND_IN, "env", f"--chdir={Path.cwd()}", *environment, *argv]
+
+
+def enter_tree_argv(pid: int, argv: Iterable[str]) -> list[str]:
+    """The same for a host whose files are all its own; in its root directory."""
+    clean = ["env", "-i", "--chdir=/", f"PATH={_SYSTEM_PATH}", "TERM=dumb"]
+    return [*_WITH_STAND_IN, "--into", str(pid), *clean, *argv]
 
 
 def members(namespaces: Iterable[Path]) -> list[int]:

@@ -12,14 +12,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from segue import units
 from segue.errors import CommandFailed, LabError
 from segue.lab import hosts as processes
-from segue.lab import network, services
+from segue.lab import images, network, services
 from segue.lab.layout import ADMIN, GREEK, STORAGE, Layout, address
 from segue.lab.lock import locked
 from segue.lab.shell import Completed, run
@@ -58,6 +59,7 @@ class Lab:
         pids: the init of every host, admin and storage included.
         storage: how hosts reach the export: ``kernel`` (mounted at the same path) or ``qemu-nfs`` (QEMU's own client).
         rates: the rate of each host's link in bytes per second; ``None``: unshaped.
+        images: the hosts that are a tree of another release, and which.
     """
 
     layout: Layout
@@ -65,6 +67,7 @@ class Lab:
     pids: Mapping[str, int]
     storage: str
     rates: Mapping[str, int | None] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def load(name: str | None = None) -> Lab:
@@ -83,7 +86,7 @@ class Lab:
             raise LabError(f"The lab {layout.name!r} is not up.", hint="'segue lab up' brings it up.") from None
         except PermissionError:
             raise LabError(f"The lab {layout.name!r} belongs to root.", hint="Run it with sudo.") from None
-        lab = Lab(layout=layout, hosts=tuple(state["hosts"]), pids=state["pids"], storage=state["storage"], rates=state["rates"])
+        lab = Lab(**state | {"layout": layout, "hosts": tuple(state["hosts"])})
         alive = set(processes.members(processes.namespaces(layout)))
         if dead := [host for host, pid in lab.pids.items() if pid not in alive]:
             raise LabError(
@@ -111,7 +114,9 @@ class Lab:
         return self.layout.netns(host)
 
     def host_path(self, host: str, path: str) -> Path:
-        """Where a path that a host sees lies on this machine."""
+        """Where a path that a host sees lies on this machine, while the host runs."""
+        if host in self.images:
+            return Path(f"/proc/{self.pids[host]}/root{path}")
         return self.layout.host_path(host, path)
 
     def enter_argv(self, host: str, argv: Sequence[str]) -> list[str]:
@@ -122,6 +127,8 @@ class Lab:
         """
         if host not in self.pids:
             raise LabError(f"The lab {self.name!r} has no host {host!r}.", hint=f"It has {', '.join(self.pids)}.")
+        if host in self.images:
+            return processes.enter_tree_argv(self.pids[host], argv)
         return processes.enter_argv(self.pids[host], argv, environment=processes.environment(self.layout))
 
     async def run(
@@ -140,9 +147,7 @@ class Lab:
         """Give a host's link a rate, and remember it."""
         self._check_link(host)
         await network.shape(self.layout, host, rate_bps)
-        _write(
-            Lab(layout=self.layout, hosts=self.hosts, pids=self.pids, storage=self.storage, rates={**self.rates, host: rate_bps})
-        )
+        _write(replace(self, rates={**self.rates, host: rate_bps}))
 
     async def cuts(self) -> set[str]:
         """The hosts whose link is cut now."""
@@ -151,7 +156,7 @@ class Lab:
     def daemons(self, host: str) -> dict[str, bool]:
         """Whether each daemon that a host should have runs there now (that it answers is more: ask it)."""
         running = processes.programs(self.layout, host)
-        wanted = (Path(argv[0]).name for argv in services.daemons(host))
+        wanted = images.DAEMONS if host in self.images else [Path(argv[0]).name for argv in services.daemons(host)]
         return {name: name[:COMM_LENGTH] in running for name in wanted}
 
     async def cut(self, host: str) -> None:
@@ -169,13 +174,21 @@ class Lab:
             raise LabError(f"The lab {self.name!r} has no host {host!r}.", hint=f"It has {', '.join(self.pids)}.")
 
 
-async def up(*, name: str | None = None, hosts: int = 2, rate_bps: int | None = None, say: Say = lambda _: None) -> Lab:
+async def up(
+    *,
+    name: str | None = None,
+    hosts: int = 2,
+    rate_bps: int | None = None,
+    image: Sequence[str] = (),
+    say: Say = lambda _: None,
+) -> Lab:
     """Bring a lab up. When it fails or is interrupted, nothing of it is left.
 
     Args:
         name: of the lab; default: ``$SEGUE_LAB``, else ``segue``.
         hosts: how many hosts that run guests, 1 to 8.
         rate_bps: of every host's link; ``None``: as fast as the machine.
+        image: the Debian releases that the hosts are, in turn; none: each is this machine again, with a libvirtd of its own.
         say: is told every step.
 
     Raises:
@@ -183,6 +196,11 @@ async def up(*, name: str | None = None, hosts: int = 2, rate_bps: int | None = 
     """
     layout = Layout(name=name or os.environ.get("SEGUE_LAB") or DEFAULT_NAME)
     _check_machine(hosts)
+    own = {host: image[number % len(image)] for number, host in enumerate(GREEK[:hosts])} if image else {}
+    if own:
+        images.check(image)
+        for release in dict.fromkeys(own.values()):
+            await images.build(release, say)
     async with locked(layout) as lock:
         if processes.namespaces(layout) or layout.root.exists():
             how = "is already up" if layout.state.exists() else "was left half-way"
@@ -191,7 +209,7 @@ async def up(*, name: str | None = None, hosts: int = 2, rate_bps: int | None = 
                 hint="'segue lab down' removes it; 'segue lab up --name OTHER' makes another beside it.",
             )
         try:
-            return await _build(layout, GREEK[:hosts], rate_bps, say, lock)
+            return await _build(layout, dict.fromkeys(GREEK[:hosts], rate_bps), own, say, lock)
         except BaseException as error:
             say("taking down what was made")
             await _to_the_end(_remove(layout))
@@ -236,26 +254,29 @@ def _available_memory_bytes() -> int:
     return 0
 
 
-async def _build(layout: Layout, guest_hosts: tuple[str, ...], rate_bps: int | None, say: Say, lock: int) -> Lab:
+async def _build(layout: Layout, rates: Mapping[str, int | None], own: Mapping[str, str], say: Say, lock: int) -> Lab:
+    guest_hosts = tuple(rates)
     everyone = (ADMIN, STORAGE, *guest_hosts)
     say(f"network: {', '.join(everyone)} on one switch")
     layout.root.mkdir(mode=0o700)
-    layout.export.mkdir(mode=0o777)
+    layout.export.mkdir()
+    layout.export.chmod(0o1777)  # whoever QEMU runs as writes there
     async with asyncio.TaskGroup() as group:  # when one fails, the others have ended before anything is taken down
         group.create_task(services.make_keys(layout, everyone, lock=lock))
-        group.create_task(_wire(layout, everyone, dict.fromkeys(guest_hosts, rate_bps), lock))
+        group.create_task(_wire(layout, everyone, rates, lock))
     say("hosts: init, files, daemons")
     async with asyncio.TaskGroup() as group:
-        started = {host: group.create_task(_start(layout, host, everyone)) for host in everyone}
+        started = {host: group.create_task(_start(layout, host, everyone, own.get(host, ""))) for host in everyone}
     pids = {host: task.result() for host, task in started.items()}
     lab = Lab(
         layout=layout,
         hosts=guest_hosts,
         pids=pids,
-        storage=await _mount_export(layout, [pids[host] for host in guest_hosts]),
-        rates=dict.fromkeys(guest_hosts, rate_bps),
+        storage="qemu-nfs" if own else await _mount_export(layout, [pids[host] for host in guest_hosts]),
+        rates=rates,
+        images=own,
     )
-    layout.config.write_text(_config(layout, guest_hosts), encoding="utf-8")
+    layout.config.write_text(_config(layout, guest_hosts, own), encoding="utf-8")
     _write(lab)
     return lab
 
@@ -268,7 +289,12 @@ async def _wire(layout: Layout, everyone: Sequence[str], rates: Mapping[str, int
             await network.shape(layout, host, rate_bps)
 
 
-async def _start(layout: Layout, host: str, everyone: Sequence[str]) -> int:
+async def _start(layout: Layout, host: str, everyone: Sequence[str], image: str) -> int:
+    if image:
+        images.write_layer(layout, host, everyone)
+        pid = await processes.boot(layout, host, partial(images.boot_argv, layout, host, image))
+        await images.wait_booted(host, processes.enter_tree_argv(pid, []))
+        return pid
     services.write_host(layout, host, everyone)  # in no thread: that would go on writing after a cancel
     pid = await processes.start(layout, host)
     enter = processes.enter_argv(pid, [])
@@ -309,10 +335,10 @@ async def _mount_export(layout: Layout, pids: Sequence[int]) -> str:
     return "kernel"
 
 
-def _config(layout: Layout, guest_hosts: Sequence[str]) -> str:
+def _config(layout: Layout, guest_hosts: Sequence[str], own: Mapping[str, str]) -> str:
     tables = (
         f"[hosts.{host}]\n"
-        f'uris = ["qemu+tcp://{host}/system", "qmp+ssh://root@{host}/"]\n'
+        f'uris = ["qemu+{"ssh://root@" if host in own else "tcp://"}{host}/system", "qmp+ssh://root@{host}/"]\n'
         f'migration_address = "{address(host)}"\n'
         f'ssh_identity = "{layout.client_key}"\n'
         f'ssh_known_hosts = "{layout.known_hosts}"\n'
@@ -322,7 +348,7 @@ def _config(layout: Layout, guest_hosts: Sequence[str]) -> str:
 
 
 def _write(lab: Lab) -> None:
-    state = {"hosts": lab.hosts, "pids": lab.pids, "storage": lab.storage, "rates": lab.rates}
+    state = {name: getattr(lab, name) for name in ("hosts", "pids", "storage", "rates", "images")}
     new = lab.layout.state.with_suffix(".new")
     new.write_text(json.dumps(state, indent=1), encoding="utf-8")
     new.replace(lab.layout.state)
