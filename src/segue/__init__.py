@@ -99,6 +99,7 @@ def migrate(
     policy: str = "",
     disks: CopyWish | None = None,
     accept: Sequence[str] = (),
+    fix: bool = False,
     probe: str = "",
     libvirt: LibvirtWishes | None = None,
     config: Path | None = None,
@@ -121,6 +122,7 @@ def migrate(
         policy: the name of a ladder in segue.toml; Segue's own when not given.
         disks: how those that are not shared are copied; not given: all must be shared.
         accept: codes of preflight's blockers past which it is to go all the same.
+        fix: what preflight finds in the way and Segue can mend by itself is mended; undone if the guest is not moved.
         probe: ask the guest all the while, to see what its clients see: ``ping:ADDRESS``, ``tcp:ADDRESS:PORT`` or
             ``udp:ADDRESS:PORT``.
         libvirt: what only libvirt can be asked for: another name or definition on the destination, compression, and more.
@@ -151,6 +153,7 @@ def migrate(
         policy=policy,
         disks=disks,
         accept=tuple(accept),
+        fix=fix,
         probe=parse_probe(probe) if probe else None,
         libvirt=libvirt or LibvirtWishes(),
     )

@@ -62,7 +62,9 @@ def conclusion(seen: Preflight) -> str:
             limits += [f"{unchecked} not checked"] if unchecked else []
             return f"can move ({', '.join(limits)})" if limits else "can move"
         case Verdict.AFTER_FIXES:
-            return f"can move after {count} fix{'es' * (count > 1)}"
+            words = f"can move after {count} fix{'es' * (count > 1)}"
+            fixable = sum(one.fixable for one in seen.blockers)
+            return f"{words} ('segue migrate --fix' makes {fixable} of them)" if fixable else words
         case Verdict.CANNOT_MOVE:
             return "cannot move"
 
@@ -75,7 +77,7 @@ def _told(found: Sequence[Finding], accepted: frozenset[str]) -> Iterator[str]:
             yield from _wrapped(f"{cell(one.sentence)}{mark}", first="    ")
             yield from (line for seen in one.seen for line in _wrapped(f"{cell(seen.host)}: {cell(seen.what)}"))
             if one.fix:
-                help_ = "  [--fix does it]" if one.fixable else ""
+                help_ = "  [segue migrate --fix does it]" if one.fixable else ""
                 yield from _wrapped(f"to do: {cell(one.fix)}{help_}")
             yield typer.style(f"{_INDENT}{one.code}", dim=True)
 

@@ -154,6 +154,10 @@ def migrate(
         ),
     ] = "",
     libvirt: LibvirtWishes,
+    fix: Annotated[
+        bool,
+        typer.Option("--fix", help="Mend what 'segue check' can mend by itself (eject, unplug); undone if it is not moved."),
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Print the migration's id and come back at once; it goes on by itself.")
     ] = False,
@@ -197,6 +201,7 @@ def migrate(
         policy=policy,
         disks=disks,
         accept=accept or (),
+        fix=fix,
         probe=probe,
         libvirt=libvirt,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from segue.core.downtime import Client, ProbeTarget, Switchover
+from segue.core.mends import Mend
 from segue.core.policy import Policy
 from segue.core.storage import CopyWish
 from segue.core.wishes import LibvirtWishes
@@ -210,6 +211,7 @@ class MigrationSpec:
         disks: how those that are not shared are copied; ``None``: they are not, all must be shared.
         probe: whom to ask all the while, to see what its clients see; ``None``: nobody.
         libvirt: what only libvirt can be asked for.
+        mends: what is changed beforehand so that it can be moved, because somebody asked for that; undone if it is not moved.
     """
 
     id: str
@@ -228,6 +230,7 @@ class MigrationSpec:
     disks: CopyWish | None = None
     probe: ProbeTarget | None = None
     libvirt: LibvirtWishes = field(default_factory=LibvirtWishes)
+    mends: tuple[Mend, ...] = ()
 
     @property
     def rests(self) -> str:

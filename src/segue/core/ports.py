@@ -16,6 +16,7 @@ from typing import Protocol
 from segue.core.causes import Quote
 from segue.core.downtime import Client, Gap, Moments
 from segue.core.evidence import Evidence
+from segue.core.mends import Mend, Mended
 from segue.core.model import Guest, HostAddress, HostFacts, MigrationSpec, Progress
 from segue.core.preflight.facts import Offer, Parts, Standing
 from segue.core.record import Action, Change, Holder, Lease, Record, Sample, Settings, Story, Wishes
@@ -209,6 +210,30 @@ class Hypervisor(Protocol):
 
         Raises:
             HypervisorError: it cannot be seen.
+        """
+        ...
+
+    async def before(self, guest: str, mend: Mend) -> str:
+        """What it takes to undo that change of the guest, in words that only this driver has to understand.
+
+        Raises:
+            HypervisorError: there is nothing to change.
+        """
+        ...
+
+    async def mend(self, guest: str, mend: Mend) -> None:
+        """Change the running guest so that it can be moved. May be repeated.
+
+        Raises:
+            HypervisorError: it is as it was, or it is not known how it is.
+        """
+        ...
+
+    async def unmend(self, guest: str, mended: Mended) -> None:
+        """Undo that. May be repeated.
+
+        Raises:
+            HypervisorError: it cannot be undone.
         """
         ...
 

@@ -53,6 +53,9 @@ class Action(StrEnum):
     END_MIRRORS = "end-mirrors"
     REMOVE_DISKS = "remove-disks"
     KEEP_DISKS = "keep-disks"
+    MEND = "mend"
+    """What preflight found in the way is mended, because somebody asked for it; with what it takes to undo that."""
+    UNDO_MEND = "undo-mend"
 
 
 class Step(StrEnum):

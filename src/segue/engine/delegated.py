@@ -104,6 +104,8 @@ class Delegated:
             *_PERSIST[asked.persist],
             *_UNDEFINE[asked.undefine_source],
             *(word for part, value in asked.overrides for word in ("--set", f"{part}={value}")),
+            *(word for code in asked.accept for word in ("--accept", code)),
+            *(["--fix"] if asked.fix else []),
             *(["--copy-storage-synchronous-writes"] if disks and disks.synchronous else []),
             *(word for name, value in optional.items() if value for word in (name, value)),
             *("--", self._spec.guest, asked.destination),

@@ -18,6 +18,7 @@ from segue.core.record import Ended, Lease, Record, Wishes
 from segue.engine import holder
 from segue.engine.inventory import Inventory
 from segue.engine.journal import LEASE_MS, Journal, wall_ms
+from segue.engine.mending import Mender
 from segue.engine.probe import Prober
 from segue.engine.runner import Report, Runner, Told
 from segue.errors import RefusedError
@@ -104,7 +105,12 @@ class Leader:
                 )
                 if self._cancelled:
                     runner.cancel()
+                mender = Mender(record, source, journal, lambda text: self._tell(journal, text))
+                if first and record.spec.mends:
+                    await self._mended(mender, journal)
                 outcome = await go(runner)
+                if record.spec.mends:
+                    await mender.end(await asyncio.to_thread(self._store.story, record.id), outcome)
                 await journal.ended(Ended(at_ms=wall_ms(), outcome=outcome, settled=runner.settled))
                 return outcome
         finally:
@@ -123,10 +129,30 @@ class Leader:
         try:
             return self._driver(spec.driver).attempt(spec, source, destination, journal)
         except RefusedError as error:
-            journal.entered(State.REFUSED)
-            outcome = never_begun(spec, spec.driver, OutcomeKind.REFUSED, str(error))
-            await journal.ended(Ended(at_ms=wall_ms(), outcome=outcome, settled=True))
+            await self._never_began(error, journal)
             raise
+
+    async def _mended(self, mender: Mender, journal: Journal) -> None:
+        """Change what stands in the way; where that cannot be done, it has ended before it began.
+
+        Raises:
+            RefusedError: all is as it was.
+        """
+        try:
+            await mender.mend()
+        except RefusedError as error:
+            await self._never_began(error, journal)
+            raise
+
+    async def _never_began(self, error: RefusedError, journal: Journal) -> None:
+        spec = self._record.spec
+        journal.entered(State.REFUSED)
+        outcome = never_begun(spec, spec.driver, OutcomeKind.REFUSED, str(error))
+        await journal.ended(Ended(at_ms=wall_ms(), outcome=outcome, settled=True))
+
+    def _tell(self, journal: Journal, text: str) -> None:
+        journal.note(text)
+        self._report(Told(text=text))
 
     async def _asking(self) -> Prober | None:
         """The probe, at work; where it may not (it was checked, but maybe by another user), the migration goes on without."""

@@ -59,6 +59,7 @@ class Request:
         policy: the name of a ladder in segue.toml; empty: Segue's own.
         migration_address, migration_ports: in place of the destination's own, as in `HostAddress`.
         accept: codes of preflight's blockers past which it is to go all the same.
+        fix: what preflight finds in the way and Segue can mend by itself is mended, and undone if the guest is not moved.
         id: this attempt.
     """
 
@@ -77,6 +78,7 @@ class Request:
     policy: str = ""
     disks: CopyWish | None = None
     accept: tuple[str, ...] = ()
+    fix: bool = False
     probe: ProbeTarget | None = None
     libvirt: LibvirtWishes = field(default_factory=LibvirtWishes)
     id: str = field(default_factory=lambda: secrets.token_hex(6))
@@ -251,7 +253,8 @@ class Migration:
             await asyncio.wait({opening})
             self._store = None if opening.exception() else opening.result()
         opening.result()
-        record = Record(spec=seen.facts.spec, source=found.address, destination=destination, created_at_ms=wall_ms())
+        spec = replace(seen.facts.spec, mends=seen.mends)
+        record = Record(spec=spec, source=found.address, destination=destination, created_at_ms=wall_ms())
         return found.hypervisor, there, record
 
     async def check(self) -> Preflight:
@@ -271,7 +274,7 @@ class Migration:
         combinations.refuse(spec, destination)
         there = await inventory.connect(destination)
         ways = (partial(inventory.shell, self._ways_to(found.address)), partial(inventory.shell, self._ways_to(destination)))
-        return there, await preflight.look(spec, found, there, ways, accept=self.request.accept)
+        return there, await preflight.look(spec, found, there, ways, accept=self.request.accept, fix=self.request.fix)
 
     def _ways_to(self, address: HostAddress) -> tuple[HostAddress, ...]:
         """Every address of the host that has this one."""

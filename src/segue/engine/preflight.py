@@ -14,9 +14,11 @@ from typing import Final, TypeVar
 
 from segue.core import preflight
 from segue.core.evidence import Sighting
+from segue.core.mends import Mend
 from segue.core.model import DriverKind, MigrationSpec
 from segue.core.ports import Hypervisor
 from segue.core.preflight import CHECKS, blockers, verdict
+from segue.core.preflight.asked import as_asked
 from segue.core.preflight.facts import Facts, Files, Kind, Offer, Parts, Side, Unseen
 from segue.core.preflight.findings import Finding, Severity, Verdict
 from segue.engine.inventory import Found
@@ -60,21 +62,29 @@ class Preflight:
         facts: what it knows.
         findings: everything that is found, the gravest first.
         accepted: codes of blockers that an operator accepts.
+        fix: what Segue can mend by itself is to be mended, and stands no more in the way.
     """
 
     facts: Facts
     findings: tuple[Finding, ...]
     accepted: frozenset[str] = frozenset()
+    fix: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """What it comes to."""
-        return verdict(self.findings, self.accepted)
+        return verdict(self.blockers, self.accepted)
 
     @property
     def blockers(self) -> tuple[Finding, ...]:
         """What stands in the way."""
-        return blockers(self.findings, self.accepted)
+        found = blockers(self.findings, self.accepted)
+        return tuple(one for one in found if one.mend is None) if self.fix else found
+
+    @property
+    def mends(self) -> tuple[Mend, ...]:
+        """What is to be changed beforehand."""
+        return tuple(one.mend for one in blockers(self.findings, self.accepted) if one.mend and self.fix)
 
     @property
     def fine(self) -> tuple[str, ...]:
@@ -97,7 +107,13 @@ def accepting(codes: tuple[str, ...]) -> frozenset[str]:
 
 
 async def look(
-    spec: MigrationSpec, found: Found, destination: Hypervisor, shells: Shells, *, accept: tuple[str, ...] = ()
+    spec: MigrationSpec,
+    found: Found,
+    destination: Hypervisor,
+    shells: Shells,
+    *,
+    accept: tuple[str, ...] = (),
+    fix: bool = False,
 ) -> Preflight:
     """Look at everything, at once: first what the guest is, then what both hosts have of what it needs.
 
@@ -107,6 +123,7 @@ async def look(
         destination: the other host.
         shells: ways in to both.
         accept: codes of blockers that an operator accepts.
+        fix: what Segue can mend by itself is to be mended.
 
     Raises:
         HostUnreachable: one of the hosts does not answer at all; nothing was touched.
@@ -135,7 +152,7 @@ async def look(
         offer=offer,
         files=files,
     )
-    return Preflight(facts=facts, findings=preflight.judge(facts), accepted=accepted)
+    return Preflight(facts=facts, findings=preflight.judge(facts), accepted=accepted, fix=fix)
 
 
 async def _parts_and_offer(
@@ -147,6 +164,7 @@ async def _parts_and_offer(
     if isinstance(parts, Unseen):
         await ways
         return parts, parts, parts
+    parts = as_asked(spec, parts)
     offer = asyncio.create_task(answered(destination.host, destination.offer(parts)))
     here, there = await ways
     if not needs_files(parts):

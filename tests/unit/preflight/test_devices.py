@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from segue.core.files import Seen
+from segue.core.mends import MendKind
 from segue.core.model import DriverKind
 from segue.core.preflight import judge
 from segue.core.preflight.facts import Facts, Files, Kind, Part, Unseen
-from segue.core.preflight.findings import MendKind, Severity
+from segue.core.preflight.findings import Severity
 from tests.unit.preflight.facts import CLEAN, FILES, OFFER, PARTS, said
 
 B, W, U = Severity.BLOCKER, Severity.WARNING, Severity.UNCHECKED

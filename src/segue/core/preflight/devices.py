@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from segue.core.mends import Mend, MendKind
 from segue.core.model import DriverKind
 from segue.core.preflight.facts import Facts, Files, Kind, Part, Parts, Unseen
-from segue.core.preflight.findings import Finding, Mend, MendKind, Seen, Severity
+from segue.core.preflight.findings import Finding, Seen, Severity
 
 _DETACH_LIBVIRT: Final = "virsh detach-device-alias {guest} {name} --live"
 _DETACH_QEMU: Final = "In its monitor: device_del {name}"
@@ -163,7 +164,7 @@ def _of_kind(facts: Facts, parts: Parts, part: Part) -> Iterator[Finding]:
         "source": facts.source.host,
         "destination": facts.destination.host,
     }
-    mend = Mend(kind=MendKind.DETACH, target=part.name, words=f"unplug the USB device {part.what}") if rule.detachable else None
+    mend = _unplugged(part) if rule.detachable else None
     yield Finding(
         code=rule.code,
         severity=rule.severity,
@@ -171,6 +172,15 @@ def _of_kind(facts: Facts, parts: Parts, part: Part) -> Iterator[Finding]:
         seen=(Seen(host=facts.source.host, what=f"{part.kind} {part.name}: {part.what}"),),
         fix=rule.fix[_spoken(facts)].format(**words),
         mend=mend,
+    )
+
+
+def _unplugged(part: Part) -> Mend:
+    return Mend(
+        kind=MendKind.DETACH,
+        target=part.name,
+        words=f"unplug the {part.kind} {part.name} ({part.what})",
+        again=f"plug in what stands for the {part.kind} {part.what} there",
     )
 
 
@@ -249,7 +259,12 @@ def _medium(facts: Facts, part: Part, files: Files) -> Iterator[Finding]:
             DriverKind.LIBVIRT: f"virsh change-media {facts.guest.name} {part.name} --eject --live --force",
             DriverKind.QEMU: f"In its monitor: eject -f {part.name}",
         }[_spoken(facts)],
-        mend=Mend(kind=MendKind.EJECT, target=part.name, words=f"take {part.path} out of the {drive}"),
+        mend=Mend(
+            kind=MendKind.EJECT,
+            target=part.name,
+            words=f"take {part.path} out of the {drive}",
+            again=f"put {part.path} into the {drive} again, once {there} has it",
+        ),
     )
 
 
@@ -284,5 +299,10 @@ def _output(facts: Facts, part: Part, files: Files) -> Iterator[Finding]:
         sentence=f"{facts.guest.name} writes to {part.path} ({part.name}), and {there} has no directory for it.",
         seen=(Seen(host=there, what=f"{directory}: no such directory"),),
         fix=f"On {there}: install -d {directory}",
-        mend=Mend(kind=MendKind.MAKE_DIRECTORY, target=directory, words=f"make the directory {directory} on {there}"),
+        mend=Mend(
+            kind=MendKind.MAKE_DIRECTORY,
+            target=directory,
+            words=f"make the directory {directory} on {there}",
+            like=files.here[directory].owner if directory in files.here else "",
+        ),
     )

@@ -56,8 +56,7 @@ def _disk(facts: Facts, disk: DiskPart, files: Files) -> Iterator[Finding]:
     there = facts.destination.host
     here_seen, there_seen = files.here.get(disk.path), files.there.get(disk.path)
     evidence = (_seen(facts.source.host, disk.path, here_seen), _seen(there, disk.path, there_seen))
-    copied = facts.spec.disks is not None and not files.proven.get(disk.path, False)
-    if copied:
+    if _is_copied(facts, disk, files):
         yield from _copy(facts, disk, there_seen, evidence)
         return
     if there_seen is None:
@@ -81,6 +80,13 @@ def _disk(facts: Facts, disk: DiskPart, files: Files) -> Iterator[Finding]:
                 (_seen(facts.source.host, path, files.here.get(path)), _seen(there, path, None)),
                 f"Put the same file at {path} on {there}, or pull it into the disk first ('virsh blockpull', 'block-stream').",
             )
+
+
+def _is_copied(facts: Facts, disk: DiskPart, files: Files) -> bool:
+    """A disk that both hosts see is not copied (bare QEMU); of libvirt it can be asked that only some are."""
+    chosen = facts.spec.libvirt.copied_disks
+    wanted = facts.spec.disks is not None and (not chosen or disk.name in chosen)
+    return wanted and (facts.spec.driver is DriverKind.LIBVIRT or not files.proven.get(disk.path, False))
 
 
 def _blocker(code: str, sentence: str, seen: tuple[Seen, ...], fix: str) -> Finding:
@@ -133,7 +139,7 @@ def _same(
 def _cache(facts: Facts, parts: Parts) -> Iterator[Finding]:
     older = [version for version in (parts.qemu, _offered(facts)) if version and version[:2] < _DROPS_CACHE]
     for disk in parts.disks:
-        if older and not disk.direct and not disk.read_only and disk.path:
+        if older and not facts.spec.libvirt.unsafe and not disk.direct and not disk.read_only and disk.path:
             version = ".".join(map(str, min(older)))
             yield _blocker(
                 "disk-cache",

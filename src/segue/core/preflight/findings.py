@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from segue.core.mends import Mend
+
 
 class Severity(StrEnum):
     """How grave a finding is, the gravest first: that is the order in which they are told."""
@@ -43,32 +45,6 @@ class Seen:
 
     host: str
     what: str
-
-
-class MendKind(StrEnum):
-    """What Segue can do by itself where it is asked to (``--fix``). Each can be undone."""
-
-    EJECT = "eject"
-    """Take the medium out of a CD-ROM or floppy drive. Target: the drive."""
-    DETACH = "detach"
-    """Unplug a device. Target: its id (libvirt: the alias)."""
-    MAKE_DIRECTORY = "make-directory"
-    """Make a directory on the destination. Target: its path."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mend:
-    """One change that Segue can make to mend a finding.
-
-    Attributes:
-        kind: what.
-        target: of what, in the words of the source's driver.
-        words: what it does, for people, as an imperative clause.
-    """
-
-    kind: MendKind
-    target: str
-    words: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

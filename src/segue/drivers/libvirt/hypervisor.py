@@ -14,10 +14,11 @@ from segue import units
 from segue.core import causes, virsh
 from segue.core.causes import Scene
 from segue.core.evidence import Evidence, Sighting
+from segue.core.mends import Mend, Mended
 from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor
 from segue.core.preflight.facts import Offer, Parts, Standing
-from segue.drivers.libvirt import fold, hosting, runtime, standing
+from segue.drivers.libvirt import fold, hosting, mending, runtime, standing
 from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError, Unsupported
 
 T = TypeVar("T")
@@ -142,6 +143,18 @@ class LibvirtHypervisor:
     async def offer(self, wanted: Parts) -> Offer:
         """What this libvirt would give to that domain, by its own comparison of CPUs."""
         return await self.ask(lambda connection: hosting.offer(connection, wanted))
+
+    async def before(self, guest: str, mend: Mend) -> str:
+        """The XML of the device as it is."""
+        return await self.ask(lambda connection: mending.before(connection.lookupByName(guest), mend))
+
+    async def mend(self, guest: str, mend: Mend) -> None:
+        """Change the running domain; what is kept of it for its next start stays."""
+        await self.ask(lambda connection: mending.mend(connection.lookupByName(guest), mend))
+
+    async def unmend(self, guest: str, mended: Mended) -> None:
+        """Put the device's XML back."""
+        await self.ask(lambda connection: mending.unmend(connection.lookupByName(guest), mended))
 
     async def start(self, guest: str) -> None:
         """Start a domain that is defined."""

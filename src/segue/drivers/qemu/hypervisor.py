@@ -9,10 +9,11 @@ from typing import Final
 
 from segue.core import argv, twin
 from segue.core.evidence import Evidence, Sighting
+from segue.core.mends import Mend, Mended
 from segue.core.model import DriverKind, Guest, GuestProcess, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor
 from segue.core.preflight.facts import Offer, Parts, Standing
-from segue.drivers.qemu import fold, hosting, launch, processes, standing
+from segue.drivers.qemu import fold, hosting, launch, mending, processes, standing
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Sessions, absolute, no_monitor
 from segue.errors import HostUnreachable, HypervisorError, PrepareFailed, RefusedError, SegueError
@@ -124,6 +125,22 @@ class QemuHypervisor:
 
     async def refuse(self, spec: MigrationSpec, destination: Hypervisor) -> None:
         """What cannot be done is refused by the attempt, which compares both command lines."""
+
+    async def before(self, guest: str, mend: Mend) -> str:
+        """What its monitor would be told to have it back."""
+        process = await self._there(guest)
+        async with self.sessions.use(process) as session:
+            return await mending.before(session, process.line, mend)
+
+    async def mend(self, guest: str, mend: Mend) -> None:
+        """Change the running guest through its monitor."""
+        async with self.sessions.use(await self._there(guest)) as session:
+            await mending.mend(session, mend)
+
+    async def unmend(self, guest: str, mended: Mended) -> None:
+        """Tell its monitor to have it back."""
+        async with self.sessions.use(await self._there(guest)) as session:
+            await mending.unmend(session, mended)
 
     async def start(self, guest: str) -> None:
         """Start it from its launch record."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from segue.core.causes import Quote
 from segue.core.downtime import Moments
 from segue.core.evidence import Evidence, Sighting
+from segue.core.mends import Mend, Mended
 from segue.core.model import Control, DriverKind, Guest, GuestState, HostAddress, HostFacts, JobStatus, MigrationSpec, Progress
 from segue.core.ports import ActionLog, Hypervisor
 from segue.core.preflight.facts import Cpu, HostMemory, Memory, Offer, Parts, Standing
@@ -75,6 +76,20 @@ class SimulatedHypervisor:
             types=frozenset(),
             cpus=wanted.cpu.count,
         )
+
+    async def before(self, guest: str, mend: Mend) -> str:
+        """What is taken away is the name of the thing."""
+        return f"{guest}: {mend.target}"
+
+    async def mend(self, guest: str, mend: Mend) -> None:
+        """Take it away."""
+        if "mend" in self.world.broken:
+            raise HypervisorError("The simulated mend was told to fail.", host=self._host)
+        self.world.mended.add(f"{guest}: {mend.target}")
+
+    async def unmend(self, guest: str, mended: Mended) -> None:  # noqa: ARG002  # it is in what was written down
+        """Put it back."""
+        self.world.mended.discard(mended.before)
 
     async def start(self, guest: str) -> None:
         """Let a guest run that is defined here."""

@@ -48,6 +48,7 @@ class World:
 
     Attributes:
         broken: names of attempt steps (``prepare``, ``perform``, ``finish``, ``confirm``, ``roll_back``) that fail from now on.
+        mended: what was taken away from guests so that they can be moved.
         unreachable: hosts that do not answer.
         cut: the link between hosts carries nothing.
     """
@@ -56,6 +57,7 @@ class World:
     link_bps: int = 120_000_000
     guests: dict[str, SimGuest] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    mended: set[str] = field(default_factory=set)
     unreachable: set[str] = field(default_factory=set)
     cut: bool = False
     now_ms: int = 0
