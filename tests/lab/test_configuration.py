@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +79,73 @@ def test_another_name_on_the_destination_standing_still_and_the_definition_alone
     assert virsh(lab, "beta", "domstate", NAME).strip() == "shut off"
     assert moved(lab, "alpha", "--offline", "--keep-source", "--control", "p2p").status == 0
     assert virsh(lab, "beta", "domstate", NAME).strip() == virsh(lab, "alpha", "domstate", NAME).strip() == "shut off"
+
+
+SNAPSHOT = """<domainsnapshot><name>{name}</name>{parent}<state>shutoff</state><creationTime>1</creationTime>
+<memory snapshot='no'/><disks><disk name='vda' snapshot='internal'/></disks>{domain}</domainsnapshot>"""
+CHECKPOINT = """<domaincheckpoint><name>c1</name><creationTime>1</creationTime>
+<disks><disk name='vda' checkpoint='bitmap'/></disks></domaincheckpoint>"""
+
+
+def belongings(lab: Lab, host: str) -> tuple[list[str], str, list[str], bool]:
+    """Snapshots, the current one, checkpoints, autostart."""
+    return (
+        virsh(lab, host, "snapshot-list", NAME, "--name", "--topological").split(),
+        virsh(lab, host, "snapshot-current", NAME, "--name").strip(),
+        virsh(lab, host, "checkpoint-list", NAME, "--name").split(),
+        "enable" in virsh(lab, host, "dominfo", NAME),
+    )
+
+
+def test_snapshots_checkpoints_and_autostart_come_along_whoever_brings_them(lab: Lab, start_guest: Start, tmp_path: Path) -> None:
+    start_guest(GuestSpec(name=NAME, host="alpha", kind="libvirt", disk=True))
+    domain = virsh(lab, "alpha", "dumpxml", NAME, "--inactive")
+    given = {
+        "s1": SNAPSHOT.format(name="s1", parent="", domain=domain),
+        "s2": SNAPSHOT.format(name="s2", parent="<parent><name>s1</name></parent>", domain=domain),
+        "c1": CHECKPOINT,
+    }
+    for name, text in given.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for words in (["snapshot-create", "s1"], ["snapshot-create", "s2", "--current"], ["checkpoint-create", "c1"]):
+        virsh(lab, "alpha", words[0], NAME, str(tmp_path / words[1]), "--redefine", *words[2:])
+    virsh(lab, "alpha", "autostart", NAME)
+    wanted = belongings(lab, "alpha")
+    assert wanted == (["s1", "s2"], "s2", ["c1"], True)
+    assert moved(lab, "beta").status == 0
+    assert belongings(lab, "beta") == wanted
+    killed = asyncio.run(
+        lab.run("admin", ["env", "SEGUE_FAILPOINT=pack.acted=kill", SEGUE, "migrate", NAME, "alpha"], check=False)
+    )
+    assert killed.status == -9, killed.stderr
+    assert belongings(lab, "beta")[0] == []
+    recovered = asyncio.run(lab.run("admin", [SEGUE, "recover"], check=False))
+    assert belongings(lab, "beta") == wanted, recovered.stderr
+    for host in ("alpha", "beta"):
+        assert "carried" not in virsh(lab, host, "dumpxml", NAME) + virsh(lab, host, "dumpxml", NAME, "--inactive")
+    virsh(lab, "beta", "snapshot-delete", NAME, "s1", "--children", "--metadata")
+    virsh(lab, "beta", "checkpoint-delete", NAME, "c1", "--metadata")
+
+
+def test_another_definition_is_taken_where_the_machine_stays_the_same(lab: Lab, start_guest: Start, tmp_path: Path) -> None:
+    start_guest(GuestSpec(name=NAME, host="alpha", kind="libvirt"))
+    own = virsh(lab, "alpha", "dumpxml", NAME, "--migratable")
+    path = tmp_path / "given"
+    path.write_text(own.replace("262144", "524288").replace("qemu64", "max"), encoding="utf-8")
+    refused = moved(lab, "beta", "--xml", str(path))
+    assert (refused.status, "memory: 524288 KiB" in refused.stderr) == (3, True), refused.stderr
+    assert homes(lab, NAME) == ["alpha"]
+    path.write_text(own.replace("<on_crash>destroy", "<title>moved</title><on_crash>preserve"), encoding="utf-8")
+    kept = tmp_path / "kept"
+    kept.write_text(virsh(lab, "alpha", "dumpxml", NAME, "--inactive").replace("262144", "393216"), encoding="utf-8")
+    ended = moved(lab, "beta", "--xml", str(path), "--persistent-xml", str(kept))
+    assert ended.status == 0, ended.stderr
+    assert "<on_crash>preserve" in virsh(lab, "beta", "dumpxml", NAME)
+    assert "393216" in virsh(lab, "beta", "dumpxml", NAME, "--inactive")
+    unknown = moved(lab, "alpha", "--set", "nic.7=br0")
+    assert (unknown.status, "It has nic.0" in unknown.stderr) == (3, True), unknown.stderr
+    ended = moved(lab, "alpha", "--set", "nic.0=br0", "--control", "p2p")
+    assert ended.status == 0, ended.stderr
 
 
 def test_libvirts_own_knobs_are_turned_and_what_it_lacks_is_refused(lab: Lab, start_guest: Start) -> None:

@@ -104,7 +104,11 @@ def migrate(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PART=VALUE", help="Another disk.ID, nic.ID or vnc on the destination (bare QEMU)."),
+        typer.Option(
+            "--set",
+            metavar="PART=VALUE",
+            help="Another place on the destination: disk.ID, nic.ID, vnc (bare QEMU) or graphics.TYPE (libvirt).",
+        ),
     ] = None,
     max_downtime: Annotated[
         str, typer.Option(metavar="TIME", help="The guest may stand still this long at the switchover (bare: ms).")

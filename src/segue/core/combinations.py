@@ -266,11 +266,6 @@ RULES: Final = (
         hint="Choose one of --postcopy and --connections.",
     ),
     Rule(
-        applies=lambda spec, _: _is_libvirt(spec) and bool(spec.overrides),
-        message="Segue does not change the definition of libvirt's guests yet, and {guest} is one.",
-        hint="Leave out --set.",
-    ),
-    Rule(
         applies=lambda spec, _: _is_libvirt(spec) and spec.disks is not None,
         message="Segue does not copy disks of libvirt's guests yet, and {guest} is one.",
         hint="Put its disks on storage that both hosts see.",

@@ -25,6 +25,10 @@ class Action(StrEnum):
 
     SET_UP_SOURCE = "set-up-source"
     """Limits and capabilities on the source's QEMU."""
+    PACK = "pack"
+    """What libvirt leaves behind (autostart, snapshots, checkpoints) is put into the definition that travels."""
+    UNPACK = "unpack"
+    """And taken out of it where the guest is in the end."""
     LAUNCH_DESTINATION = "launch-destination"
     LISTEN = "listen"
     """The destination waits for data."""

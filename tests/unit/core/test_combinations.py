@@ -60,7 +60,6 @@ REFUSED = [
     (asked(QEMU, transport=Transport.TUNNELLED, ports=(1000, 1001)), "listens on no port"),
     (asked(QEMU, connections=2, postcopy=True), "does not go with several"),
     (asked(LIBVIRT, disks=CopyWish(how=CopyStorage.ALL)), "libvirt's guests yet, and web1 is one"),
-    (asked(LIBVIRT, overrides=(("vnc", ":1"),)), "does not change the definition"),
     (asked(QEMU, disks=CopyWish(how=CopyStorage.ALL), overrides=(("disk.a", "/b"),)), "either copied or found"),
     (asked(QEMU, transport=Transport.TLS, disks=CopyWish(how=CopyStorage.ALL)), "Disks are copied in the clear"),
     (asked(QEMU, rename="web2"), "rename: only libvirt knows that"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from segue.core.model import GuestState
+from segue.core.model import DriverKind, GuestState
 from segue.core.preflight.facts import Facts, Standing, Unseen
 from segue.core.preflight.findings import Finding, Seen, Severity
 
@@ -81,12 +81,12 @@ def _state(facts: Facts, state: GuestState, *, raw: str) -> Iterator[Finding]:
 
 def _what_stays(facts: Facts, standing: Standing) -> Iterator[Finding]:
     name, host = facts.guest.name, facts.source.host
+    carried = facts.spec.driver is DriverKind.LIBVIRT  # what libvirt leaves behind, its driver takes along
 
     def found(code: str, severity: Severity, sentence: str, what: str, fix: str) -> Finding:
         return Finding(code=code, severity=severity, sentence=sentence, seen=(Seen(host=host, what=what),), fix=fix)
 
-    if standing.snapshots:
-        # libvirt refuses to undefine a domain with snapshot metadata, and none of it travels (virDomainUndefine).
+    if standing.snapshots and not carried:
         yield found(
             "snapshots",
             Severity.WARNING,
@@ -95,7 +95,7 @@ def _what_stays(facts: Facts, standing: Standing) -> Iterator[Finding]:
             f"Save what describes them ('virsh snapshot-dumpxml {name} NAME'), then forget them: "
             f"'virsh snapshot-delete {name} NAME --metadata'.",
         )
-    if standing.checkpoints:
+    if standing.checkpoints and not carried:
         yield found(
             "checkpoints",
             Severity.WARNING,
@@ -111,7 +111,7 @@ def _what_stays(facts: Facts, standing: Standing) -> Iterator[Finding]:
             "managed save image",
             f"virsh managedsave-remove {name}",
         )
-    if standing.autostart:
+    if standing.autostart and not carried:
         yield found(
             "autostart",
             Severity.NOTE,

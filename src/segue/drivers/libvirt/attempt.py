@@ -26,12 +26,13 @@ import libvirt
 from segue import units
 from segue.core import virsh
 from segue.core.causes import Quote
+from segue.core.domxml import Carried
 from segue.core.downtime import Moments
 from segue.core.evidence import Sighting
 from segue.core.model import Control, JobStatus, MigrationSpec, Progress
 from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
-from segue.drivers.libvirt import fold, guestlog, heard, runtime
+from segue.drivers.libvirt import carried, definitions, fold, guestlog, heard, runtime
 from segue.drivers.libvirt.hypervisor import QUERY_DEADLINE_S, LibvirtHypervisor, connected
 from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, SegueError
 
@@ -59,12 +60,14 @@ class _Found:
         leaving: the same on a connection of its own, for the migrate call.
         persistent: it is defined, not only created.
         max_downtime_ms: its QEMU's downtime limit.
+        carried: what libvirt would leave behind of it.
     """
 
     domain: libvirt.virDomain
     leaving: libvirt.virDomain
     persistent: bool
     max_downtime_ms: int
+    carried: Carried
 
 
 class LibvirtAttempt:
@@ -87,11 +90,13 @@ class LibvirtAttempt:
         self._call: asyncio.Future[object] | None = None
         self._resumed_at = 0.0
         self._gone_at = 0.0
-        self._ears = {source.host: heard.Ear(spec.guest), destination.host: heard.Ear(spec.guest)}
+        self._ears = {source.host: heard.Ear(spec.guest), destination.host: heard.Ear(spec.arrives_as)}
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
 
     async def prepare(self) -> None:
-        """Set the downtime limit on the source; the rest of preparing is done inside the migrate call.
+        """Put into the definition what would stay behind, and set the downtime limit on the source.
+
+        The rest of preparing is done inside the migrate call.
 
         The limit is a parameter of the running QEMU (virDomainMigrateSetMaxDowntime needs no job): it is in force from the start.
         """
@@ -101,6 +106,9 @@ class LibvirtAttempt:
             if found.max_downtime_ms != wanted:
                 async with self._log.acting(Action.SET_UP_SOURCE, f"{self._source.host}: downtime limit {wanted} ms"):
                     await self._source.ask(lambda _: found.domain.migrateSetMaxDowntime(wanted))
+            if found.carried:
+                async with self._log.acting(Action.PACK, f"{self._source.host}: {_in_words(found.carried)}"):
+                    await self._source.ask(lambda _: carried.pack(found.domain, found.carried))
         except HypervisorError as error:
             raise PrepareFailed(error.message) from error
 
@@ -114,6 +122,7 @@ class LibvirtAttempt:
                 leaving=line.lookupByName(self._spec.guest),
                 persistent=bool(domain.isPersistent()),
                 max_downtime_ms=domain.migrateGetMaxDowntime() if domain.isActive() else self._spec.limits.max_downtime_ms,
+                carried=carried.find(domain),
             )
 
         return await self._source.ask(look)
@@ -209,7 +218,15 @@ class LibvirtAttempt:
 
     async def _migrate_call(self, more_flags: int = 0) -> Callable[[], object]:
         found = self._require_found()
-        flags, parameters = arguments(virsh.Call(spec=self._spec, there=self._destination.address, defined=found.persistent))
+        xml, persistent_xml = await self._source.ask(lambda _: definitions.wanted(found.domain, self._spec))
+        call = virsh.Call(
+            spec=self._spec,
+            there=self._destination.address,
+            defined=found.persistent,
+            xml=xml,
+            persistent_xml=persistent_xml,
+        )
+        flags, parameters = arguments(call)
         flags |= more_flags
         if self._spec.control is Control.P2P:
             uri = self._destination.address.uri
@@ -386,6 +403,19 @@ class LibvirtAttempt:
         if here.sighting is Sighting.SWITCHOVER and there.sighting.is_idle:
             async with self._log.acting(Action.RESUME_SOURCE, self._source.host):
                 await self._source.ask(lambda connection: connection.lookupByName(name).resume())
+        await self._unpack(self._source, name)
+
+    async def _unpack(self, host: LibvirtHypervisor, name: str) -> None:
+        """Give back what the definition there carries; where there is none, or nothing in it, nothing is done."""
+
+        def look(connection: libvirt.virConnect) -> bool:
+            return name in {one.name() for one in connection.listAllDomains()} and carried.is_packed(
+                connection.lookupByName(name)
+            )
+
+        if await host.ask(look):
+            async with self._log.acting(Action.UNPACK, host.host):
+                await host.ask(lambda connection: carried.unpack(connection.lookupByName(name)))
 
     async def _restore_downtime(self) -> None:
         """Give the source's QEMU its own limit back; a guest that is not there any more needs none."""
@@ -428,6 +458,8 @@ class LibvirtAttempt:
             keep = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM  # the destination has its own copy or shares this one
             async with self._log.acting(Action.UNDEFINE_SOURCE, self._source.host):
                 await self._source.ask(lambda connection: connection.lookupByName(name).undefineFlags(keep))
+        await self._unpack(self._destination, self._spec.arrives_as)
+        await self._unpack(self._source, name)
 
     async def discard(self) -> None:
         """End what is left on both hosts; definitions stay."""
@@ -468,6 +500,15 @@ class LibvirtAttempt:
 
     def _elapsed_ms(self) -> int:
         return round((time.monotonic() - self._began) * 1000)
+
+
+def _in_words(found: Carried) -> str:
+    parts = {
+        "autostart": found.autostart,
+        f"{len(found.snapshots)} snapshots": found.snapshots,
+        f"{len(found.checkpoints)} checkpoints": found.checkpoints,
+    }
+    return ", ".join(words for words, there in parts.items() if there)
 
 
 def arguments(call: virsh.Call) -> tuple[int, dict[str, object]]:

@@ -18,7 +18,7 @@ from segue.core.mends import Mend, Mended
 from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor
 from segue.core.preflight.facts import Offer, Parts, Standing
-from segue.drivers.libvirt import fold, hosting, mending, runtime, standing
+from segue.drivers.libvirt import definitions, fold, hosting, mending, runtime, standing
 from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError, Unsupported
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ class LibvirtHypervisor:
         return await self.ask(look)
 
     async def refuse(self, spec: MigrationSpec, destination: Hypervisor) -> None:
-        """What one of the two daemons, or the libvirt that Segue itself uses, is too old for."""
+        """What a daemon, or the libvirt that Segue itself uses, is too old for; what would change the guest's machine."""
         if not isinstance(destination, LibvirtHypervisor):
             raise TypeError("both hosts must be libvirt's")
         versions = {
@@ -135,6 +135,7 @@ class LibvirtHypervisor:
             raise Unsupported(
                 missing, guest_at=f"it is on {self.host}; nothing was touched", hint="Leave it out, or update that host."
             )
+        await self.ask(lambda connection: definitions.refuse(connection.lookupByName(spec.guest), spec))
 
     async def parts(self, guest: str) -> Parts:
         """What a running domain is made of, by its live XML."""
