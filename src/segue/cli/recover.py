@@ -29,7 +29,10 @@ def recover(
     ] = False,
     sweep: Annotated[
         bool,
-        typer.Option("--sweep", help="Look over all hosts of segue.toml: guests that run twice, destinations that nobody ended."),
+        typer.Option(
+            "--sweep",
+            help="Look over all hosts of segue.toml: guests that run twice, half-started destinations, ports left open.",
+        ),
     ] = False,
     repair: Annotated[bool, typer.Option("--repair", help="With --sweep: mend what is safe to mend.")] = False,
     as_json: Json = False,
@@ -139,11 +142,13 @@ async def _sweep(store: Store, *, repair: bool, as_json: bool) -> int:
     from segue.drivers import driver
     from segue.engine import recovery
 
-    findings, silent = await recovery.sweep(store, config.load().all_addresses(), driver)
-    for answer in silent:
+    swept = await recovery.sweep(store, config.load().all_addresses(), driver)
+    for answer in swept.silent:
         render.say(f"{answer.address.name}: not looked at: {answer.error}")
+    for host, error in swept.unseen:
+        render.say(f"{host}: not looked at for ports that were left open: {error}")
     left = 0
-    for finding in findings:
+    for finding in swept.findings:
         ended = ""
         if repair and finding.repair is not None:
             outcome = await recovery.repair(store, finding, driver, report=_say)
@@ -153,6 +158,6 @@ async def _sweep(store: Store, *, repair: bool, as_json: bool) -> int:
             render.print_json({"text": finding.text, "hint": finding.hint, "repaired": ended})
         else:
             typer.echo(f"{finding.text}.\n  {ended or finding.hint}")
-    if not findings:
+    if not swept.findings:
         render.say("every guest runs once, and nothing half-done is left on the hosts that answered")
-    return 1 if left or silent else 0
+    return 1 if left or swept.silent else 0

@@ -21,11 +21,13 @@ from segue.core.ownership import Remedy, Verdict
 from segue.core.phases import MAY_HAVE_RUN, State
 from segue.core.ports import Store
 from segue.core.record import Record
+from segue.engine import listeners
 from segue.engine.inventory import Inventory, Surveyed
 from segue.engine.journal import wall_ms
 from segue.engine.leader import DriverOf, Leader
+from segue.engine.listeners import Listener
 from segue.engine.runner import Report
-from segue.errors import HostUnreachable
+from segue.errors import HostUnreachable, SegueError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,23 +110,52 @@ class Finding:
 
 
 _EXECUTES: Final = frozenset({GuestState.RUNNING, GuestState.MIGRATING_OUT})
+_MOVES: Final = frozenset({GuestState.MIGRATING_OUT, GuestState.MIGRATING_IN})
+"""Then a QEMU may well listen; one that waits in vain to receive is found as such."""
 
 
-async def sweep(store: Store, addresses: Sequence[HostAddress], driver: DriverOf) -> tuple[list[Finding], list[Surveyed]]:
-    """Look over all hosts for guests that run twice or nowhere, half-started destinations, and migrations left half-way.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What a look over all hosts came to.
 
-    Returns:
-        The findings, and the hosts that did not answer: what is on those is not known.
+    Attributes:
+        silent: addresses that did not answer: what is there is not known.
+        unseen: hosts without a way in, and why: what listens there is not known.
+    """
+
+    findings: Sequence[Finding]
+    silent: Sequence[Surveyed]
+    unseen: Sequence[tuple[str, SegueError]]
+
+
+async def sweep(
+    store: Store, addresses: Sequence[HostAddress], driver: DriverOf, *, listening: listeners.Look = listeners.unasked
+) -> Swept:
+    """Look over all hosts for what a migration may have left.
+
+    That is guests that run twice or nowhere, half-started destinations, ports on which a QEMU still listens, and migrations that
+    were left half-way.
     """
     async with Inventory(driver) as inventory:
-        surveyed = await inventory.survey(addresses)
+        surveyed, (heard, unseen) = await asyncio.gather(inventory.survey(addresses), listening(addresses))
     records = await asyncio.to_thread(lambda: store.find(unsettled=True, limit=1000))
     seen = [(answer.address, guest) for answer in surveyed for guest in answer.guests]
     findings = [_unfinished(record) for record in records]
     remembered = {record.spec.guest for record in records}
     for name in sorted({guest.name for _, guest in seen} - remembered):
         findings += _odd(name, [(address, guest) for address, guest in seen if guest.name == name])
-    return findings, [answer for answer in surveyed if answer.error is not None]
+    expected = remembered | {guest.name for _, guest in seen if guest.state in _MOVES}
+    findings += [_listens(one) for one in heard if one.guest not in expected]
+    return Swept(findings=findings, silent=[answer for answer in surveyed if answer.error is not None], unseen=unseen)
+
+
+def _listens(one: Listener) -> Finding:
+    close = f"virsh -c qemu+ssh://root@{one.host}/system qemu-monitor-command {one.guest} --hmp nbd_server_stop"
+    return Finding(
+        text=f"{one.guest} on {one.host} (pid {one.pid}) listens on port {one.port}, which its command line does not name",
+        hint=f"A migration left it open, or somebody who used its monitor. When no disk is being copied to it, close it: {close} "
+        "(libvirt), or nbd-server-stop by its monitor (bare QEMU).",
+    )
 
 
 def _unfinished(record: Record) -> Finding:

@@ -22,8 +22,9 @@ from segue.drivers.simulated import SimGuest, SimulatedDriver, World
 from segue.engine import holder, outside, recovery, runner
 from segue.engine.journal import PATIENCE_S
 from segue.engine.leader import Leader
+from segue.engine.listeners import Listener
 from segue.engine.runner import Event, Told
-from segue.errors import HostUnreachable, LeaseHeld, LeaseLost, RefusedError, Unsupported
+from segue.errors import HostUnreachable, LeaseHeld, LeaseLost, RefusedError, SegueError, Unsupported
 from segue.store import open_store
 
 OTHER = Holder(machine="elsewhere", pid=1, started=1, name="another controller")
@@ -275,16 +276,33 @@ async def test_a_sweep_finds_what_nobody_remembers_and_repairs_what_is_safe(stor
     twin = scene.world.add(SimGuest(name="twin"), "alpha")
     twin.copies["beta"] = Sighting.RUNNING
     addresses = [scene.record.source, scene.record.destination]
-    findings, silent = await recovery.sweep(store, addresses, lambda _: scene.driver)
-    assert silent == []
+    swept = await recovery.sweep(store, addresses, lambda _: scene.driver)
+    findings = swept.findings
+    assert swept.silent == []
     assert [finding.text.split()[0] for finding in findings] == ["web:", "half", "twin"]
     assert [finding.repair is not None for finding in findings] == [True, True, False]
     for finding in findings[:2]:
         await recovery.repair(store, finding, lambda _: scene.driver, report=scene.events.append)
     assert scene.world.guests["half"].copies == {"alpha": Sighting.RUNNING}
     assert set(twin.copies) == {"alpha", "beta"}  # only a person may say which of the two is wanted
-    left, _ = await recovery.sweep(store, addresses, lambda _: scene.driver)
-    assert [finding.text.split()[0] for finding in left] == ["twin"]
+    left = await recovery.sweep(store, addresses, lambda _: scene.driver)
+    assert [finding.text.split()[0] for finding in left.findings] == ["twin"]
+
+
+async def test_a_sweep_tells_ports_that_were_left_open_and_not_those_of_a_migration_under_way(store: Store) -> None:
+    scene = Scene(store)
+    scene.world.add(SimGuest(name="other"), "beta")
+
+    async def listening(_: object) -> tuple[list[Listener], list[tuple[str, SegueError]]]:
+        words = [("qemu-system-x86_64", "-name", f"guest={name}") for name in ("web", "other")]
+        return [Listener(host="beta", pid=7, port=49152, words=one) for one in words], [
+            ("gamma", HostUnreachable("silent", host="gamma"))
+        ]
+
+    addresses = [scene.record.source, scene.record.destination]
+    swept = await recovery.sweep(store, addresses, lambda _: scene.driver, listening=listening)
+    assert [finding.text.partition(" (")[0] for finding in swept.findings if "listens" in finding.text] == ["other on beta"]
+    assert [host for host, _ in swept.unseen] == ["gamma"]
 
 
 def entered(state: State) -> Transition:
