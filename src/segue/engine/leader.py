@@ -14,14 +14,14 @@ from typing import Protocol
 from segue.core.model import Control, DriverKind, Outcome, OutcomeKind, Transport
 from segue.core.phases import State
 from segue.core.ports import Attempt, Driver, Hypervisor, Store
-from segue.core.record import Ended, Lease, Record, Wishes
+from segue.core.record import Ended, Lease, Record, Transition, Wishes
 from segue.engine import holder
 from segue.engine.inventory import Inventory
 from segue.engine.journal import LEASE_MS, Journal, wall_ms
 from segue.engine.mending import Mender
 from segue.engine.probe import Prober
 from segue.engine.runner import Report, Runner, Told
-from segue.errors import RefusedError
+from segue.errors import LeaseHeld, RefusedError
 
 DriverOf = Callable[[DriverKind], Driver]
 
@@ -48,6 +48,7 @@ class Leader:
         self._report = report
         self._runner: Runner | None = None
         self._cancelled = False
+        self._wishes: Wishes | None = None
         self.leads = asyncio.Event()
         """Set when this process holds the lease."""
         self.trouble = ""
@@ -89,7 +90,8 @@ class Leader:
         record = self._record = await asyncio.to_thread(self._store.load, self._record.id)  # as the last leader left it
         if first and lease.epoch > 1:
             self._store.release(lease)
-            raise RefusedError(f"Migration {record.id} has been begun already.", hint=f"See 'segue status {record.id}'.")
+            was = "begun already" if record.outcome is None else f"{record.outcome.outcome} already"
+            raise RefusedError(f"Migration {record.id} has been {was}.", hint=f"See 'segue status {record.id}'.")
         if record.settled and record.outcome is not None:
             self._store.release(lease)
             return record.outcome
@@ -105,6 +107,8 @@ class Leader:
                 )
                 if self._cancelled:
                     runner.cancel()
+                if self._wishes is not None:
+                    runner.wish(self._wishes)
                 mender = Mender(record, source, journal, lambda text: self._tell(journal, text))
                 if first and record.spec.mends:
                     await self._mended(mender, journal)
@@ -167,6 +171,7 @@ class Leader:
         return prober
 
     def _wish(self, wishes: Wishes) -> None:
+        self._wishes = wishes  # for the runner that there may not be yet
         if self._runner is not None:
             self._runner.wish(wishes)
 
@@ -207,6 +212,29 @@ def never_begun(asked: Asked, driver: DriverKind | None, kind: OutcomeKind, erro
         iterations=0,
         error=error,
     )
+
+
+def withdraw(store: Store, record: Record) -> bool:
+    """End a migration that nobody has begun, before anybody does; false when somebody has: then it is the leader's.
+
+    Nothing is asked of a host: without a leader nothing was ever done to one.
+    """
+    if record.lease is not None:
+        return False
+    try:
+        lease = store.lead(record.id, holder.me(), ttl_ms=LEASE_MS)
+    except LeaseHeld:
+        return False
+    try:
+        if lease.epoch > 1:
+            return False
+        outcome = never_begun(record.spec, record.spec.driver, OutcomeKind.CANCELLED, "Cancelled before it began.")
+        now_ms = wall_ms()
+        ended = Ended(at_ms=now_ms, outcome=outcome, settled=True)
+        store.write(lease, [Transition(at_ms=now_ms, epoch=lease.epoch, state=State.CANCELLED), ended])
+    finally:
+        store.release(lease)
+    return True
 
 
 def take_lease(store: Store, record: Record) -> Lease:

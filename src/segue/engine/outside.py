@@ -16,6 +16,7 @@ from segue.core.model import Progress
 from segue.core.ports import Store
 from segue.core.record import Record, Settings, Wishes
 from segue.engine import holder
+from segue.engine.leader import withdraw
 from segue.engine.runner import Told
 from segue.errors import AnswerNotSeen, RefusedError
 
@@ -72,7 +73,7 @@ def _abandoned(record: Record) -> RefusedError:
 
 
 async def cancel(store: Store, migration: str) -> None:
-    """Ask for the guest to stay; `watch` shows what comes of it.
+    """Ask for the guest to stay; `watch` shows what comes of it. One that nobody has begun yet is ended here.
 
     Raises:
         RefusedError: it has ended, there is no way back any more, or nobody leads it.
@@ -86,6 +87,9 @@ async def cancel(store: Store, migration: str) -> None:
             guest_at=f"{record.spec.destination} has it, or is about to",
             hint=f"'segue watch {record.id}' shows how it ends.",
         )
+    if await asyncio.to_thread(withdraw, store, record):
+        return
+    record = await asyncio.to_thread(store.load, record.id)
     if not is_led(record):
         raise _abandoned(record)
     await asyncio.to_thread(store.wish, record.id, Wishes(cancel=True))

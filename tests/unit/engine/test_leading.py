@@ -15,12 +15,12 @@ import pytest
 from segue import units
 from segue.core.evidence import Sighting
 from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind
-from segue.core.phases import State
+from segue.core.phases import PHASES, State
 from segue.core.ports import Store
 from segue.core.record import Action, Holder, Record, Step, Transition, Wishes
 from segue.drivers.simulated import SimGuest, SimulatedDriver, World
-from segue.engine import holder, outside, recovery, runner
-from segue.engine.journal import PATIENCE_S
+from segue.engine import failpoints, holder, outside, recovery, runner
+from segue.engine.journal import PATIENCE_S, POLL_S
 from segue.engine.leader import Leader
 from segue.engine.listeners import Listener
 from segue.engine.runner import Event, Told
@@ -121,7 +121,7 @@ async def test_what_was_begun_is_never_begun_again(store: Store) -> None:
     scene = Scene(store)
     await scene.run()
     before = dict(scene.guest.copies)
-    with pytest.raises(RefusedError, match="has been begun already"):
+    with pytest.raises(RefusedError, match="has been moved already"):
         await scene.run()
     assert scene.guest.copies == before
 
@@ -247,6 +247,57 @@ async def test_a_cancel_before_the_leader_leads_is_not_lost(store: Store) -> Non
     assert leader.cancel()
     assert (await scene.run(leader)).outcome is OutcomeKind.CANCELLED
     assert scene.guest.copies == {"alpha": Sighting.RUNNING}
+
+
+async def test_a_cancel_while_nobody_has_begun_it_ends_it_and_nobody_begins_it_then(store: Store) -> None:
+    scene = Scene(store)
+    await outside.cancel(store, scene.record.id)
+    now = scene.written
+    assert now.outcome is not None
+    assert (now.state, now.outcome.outcome, now.settled, now.led) == (State.CANCELLED, OutcomeKind.CANCELLED, True, False)
+    with pytest.raises(RefusedError, match="has ended: cancelled"):
+        await outside.cancel(store, scene.record.id)
+    with pytest.raises(RefusedError, match="has been cancelled already"):
+        await scene.run()  # whoever was about to begin it
+    assert scene.guest.copies == {"alpha": Sighting.RUNNING}
+    assert list(store.story(scene.record.id).entries) == []
+
+
+@pytest.mark.parametrize("state", [state for state in PHASES if state is not State.BEGIN])
+async def test_a_cancel_from_outside_in_each_phase_turns_back_or_is_refused(store: Store, state: State) -> None:
+    slow = 512 * units.KIB if state is State.POSTCOPY else None
+    scene = Scene(store, postcopy=True, bandwidth_bps=slow)
+    refused: list[str] = []
+
+    async def reach(name: str) -> None:
+        if name == "perform.entered" and state is State.POSTCOPY:
+            store.wish(scene.record.id, Wishes(postcopy_now=True))
+            await asyncio.sleep(3 * POLL_S)
+        if name == f"{state}.entered":
+            await until_written(scene, state)
+            for _ in range(2):  # twice is as good as once
+                try:
+                    await outside.cancel(store, scene.record.id)
+                except RefusedError as error:
+                    refused.append(error.message)
+            await asyncio.sleep(3 * POLL_S)  # the leader has read it by then
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(failpoints, "reach", reach)
+        outcome = await scene.run()
+    if state.may_cancel:
+        assert (outcome.outcome, refused) == (OutcomeKind.CANCELLED, [])
+        assert scene.guest.copies == {"alpha": Sighting.RUNNING}
+    else:
+        assert outcome.outcome is OutcomeKind.MOVED
+        assert ["no way back" in one for one in refused] == [True, True]
+        assert scene.guest.copies == {"beta": Sighting.RUNNING}
+
+
+async def until_written(scene: Scene, state: State) -> None:
+    async with asyncio.timeout(5):
+        while scene.written.state is not state:  # noqa: ASYNC110  # another thread writes it
+            await asyncio.sleep(0.01)
 
 
 async def test_who_comes_second_to_recover_finds_it_done(store: Store) -> None:

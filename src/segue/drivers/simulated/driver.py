@@ -241,11 +241,14 @@ class SimulatedAttempt:
         if self._job().status is JobStatus.ACTIVE:
             async with self._log.acting(Action.START_POSTCOPY, self._source):
                 job = self._job()
+                if job.status is not JobStatus.ACTIVE:
+                    raise HypervisorError("There is nothing left for post-copy.", host=self._source)
                 job.status, job.downtime_ms = JobStatus.POSTCOPY, 0
                 self._world.show(self._guest.name, self._source, Sighting.POSTCOPY)
             async with self._log.acting(Action.RESUME_DESTINATION, self._destination):
                 self._told_to_run = True
-                self._world.show(self._guest.name, self._destination, Sighting.POSTCOPY)
+                arrived = job.status is JobStatus.COMPLETED  # all of it, while this was written down
+                self._world.show(self._guest.name, self._destination, Sighting.RUNNING if arrived else Sighting.POSTCOPY)
 
     async def recover_postcopy(self) -> None:
         """Goes on where the link carries again."""
