@@ -5,6 +5,7 @@ What may live here: getting a guest for a cell, and how long a move of it takes 
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import shutil
 import sys
@@ -15,7 +16,6 @@ from pathlib import Path as FilePath
 from segue import units
 from segue.lab import Lab, guests
 from segue.lab.guests import GuestSpec
-from segue.lab.shell import run
 from tests.faults.cells import Path
 
 SEGUE = str(FilePath(sys.executable).with_name("segue"))
@@ -25,9 +25,30 @@ LENGTH_HOLDS_FOR = 10
 
 
 @dataclass(slots=True, kw_only=True)
-class _Length:
-    seconds: float
+class Length:
+    """How long `segue migrate` takes when nothing dies: from the command to the first sample, and from there to the end."""
+
+    before_s: float = 0.0
+    after_s: float = 0.0
     plays: int = 0
+
+
+async def measured(argv: list[str]) -> Length:
+    """Run a move to its end.
+
+    Raises:
+        AssertionError: it did not move, though nothing died.
+    """
+    began = time.monotonic()
+    process = await asyncio.create_subprocess_exec(*argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout
+    async with asyncio.timeout(100):
+        await process.stdout.readline()
+        before_s = time.monotonic() - began
+        await process.stdout.read()
+        if await process.wait():
+            raise AssertionError(f"{' '.join(argv)} ended with {process.returncode}")
+    return Length(before_s=before_s, after_s=time.monotonic() - began - before_s)
 
 
 class Cast:
@@ -36,7 +57,7 @@ class Cast:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._free: dict[str, tuple[str, int]] = {}
-        self._lengths: dict[Path, _Length] = {}
+        self._lengths: dict[Path, Length] = {}
 
     async def take(self, kind: str) -> tuple[str, int]:
         """A guest that runs on one host, and how often it has played."""
@@ -49,20 +70,19 @@ class Cast:
         await guests.start(self._lab, spec)
         return name, 0
 
-    async def length_s(self, path: Path, name: str) -> float:
-        """How long `segue migrate` takes here when nothing dies, from the command to its end; measured now and then."""
+    async def length(self, path: Path, name: str) -> Length:
+        """Of a move by that path, measured now and then."""
         length = self._lengths.get(path)
         if length is None or length.plays >= LENGTH_HOLDS_FOR:
             [(here, _)] = guests.where(self._lab, name)
             there = "beta" if here == "alpha" else "alpha"
             state = self._lab.root / f"written-{name}"
-            words = ["migrate", name, there, "--control", path.control, "--max-downtime", "400ms"]
-            began = time.monotonic()
-            await run(self._lab.enter_argv("admin", ["env", f"SEGUE_STATE={state}", SEGUE, *words]), deadline_s=100)
-            length = self._lengths[path] = _Length(seconds=time.monotonic() - began)
+            words = ["migrate", name, there, "--control", path.control, "--max-downtime", "400ms", "--json"]
+            argv = self._lab.enter_argv("admin", ["env", f"SEGUE_STATE={state}", SEGUE, *words])
+            length = self._lengths[path] = await measured(argv)
             shutil.rmtree(state)
         length.plays += 1
-        return length.seconds
+        return length
 
     async def give_back(self, kind: str, name: str, plays: int, *, whole: bool) -> None:
         """Keep it for the next cell, or stop it. Its disk's records grow, and with them what the auditor has to read."""

@@ -73,6 +73,9 @@ HELD: dict[Path, dict[Moment, str]] = {
 }
 
 
+BEGUN_PERCENT = 25
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One rehearsal.
@@ -80,7 +83,8 @@ class Cell:
     Attributes:
         failpoint: kill Segue exactly there; then `moment` does not matter.
         turning_back: the migration is cancelled first, so that the way back is rehearsed.
-        after_percent: strike after so much of the time that a move takes here, wherever this one is then.
+        after_percent: strike there in a move's life, wherever this one is then: `BEGUN_PERCENT` is its first sample, what is
+            before and after it are parts of the time that this takes here.
     """
 
     path: Path

@@ -83,7 +83,7 @@ def _at_random(kills: list[Result]) -> Iterable[str]:
     for seed, of_seed in groupby(kills, key=lambda result: result.seed):
         ones = list(of_seed)
         yield f"\n## Random kills, seed {seed}\n\n{_played(ones)}"
-        yield f"\n`./run faults --random {len(ones)} --seed {seed}`: any process, at any moment of a move's length.\n"
+        yield f"\n`./run faults --random {len(ones)} --seed {seed}`: any process, at any moment of a move.\n"
         longest = max(ones, key=lambda one: one.recover_s - one.watched_s)
         yield f"The longest recovery took {longest.recover_s - longest.watched_s:.2f} s, watching aside.\n"
         yield "\n| killed | how often | how it ended |\n|---|---|---|\n"

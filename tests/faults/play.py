@@ -28,8 +28,8 @@ from segue.lab.observe import Report, observe
 from segue.lab.shell import run
 from segue.store import open_store
 from segue.units import parse_rate
-from tests.faults.cast import SEGUE, Cast
-from tests.faults.cells import HELD, Cell, Fault, Moment, Path
+from tests.faults.cast import SEGUE, Cast, Length
+from tests.faults.cells import BEGUN_PERCENT, HELD, Cell, Fault, Moment, Path
 
 DEADLINE_S = 150.0
 RECOVERED_S = 90.0
@@ -91,13 +91,13 @@ class Recovery:
 class Stage:
     """One cell on its way."""
 
-    def __init__(self, lab: Lab, cell: Cell, name: str, *, length_s: float) -> None:
+    def __init__(self, lab: Lab, cell: Cell, name: str, length: Length) -> None:
         self.lab = lab
         self.cell = cell
         self.name = name
         [(self.source, _)] = guests.where(lab, name)
         self.destination = "beta" if self.source == "alpha" else "alpha"
-        self.strike_after_s = length_s * (cell.after_percent or 0) / 100
+        self.length = length
         self.state = lab.root / f"written-{secrets.token_hex(3)}"
         self.hold = self.state.with_suffix(".hold")
         self.outcome: dict[str, Any] = {}
@@ -192,8 +192,8 @@ async def play(lab: Lab, cell: Cell, cast: Cast) -> Played:
     for host in ("alpha", "beta"):
         await lab.set_rate(host, parse_rate("300mbit" if cell.moment is Moment.POSTCOPY else "1gbit"))
     name, plays = await cast.take(cell.path.kind)
-    length_s = await cast.length_s(cell.path, name) if cell.after_percent is not None else 0.0
-    whole, stage = False, Stage(lab, cell, name, length_s=length_s)
+    length = await cast.length(cell.path, name) if cell.after_percent is not None else Length()
+    whole, stage = False, Stage(lab, cell, name, length)
     try:
         async with small_disk(stage):
             async with observe(lab, name) as watch:
@@ -230,7 +230,7 @@ async def migrate(stage: Stage) -> None:
     try:
         async with asyncio.timeout(DEADLINE_S):
             if cell.after_percent is not None:
-                await asyncio.wait({reading}, timeout=stage.strike_after_s)
+                await come_at_random(stage, reading, cell.after_percent)
                 if process.returncode is None:
                     await stage.strike(process)
             elif not cell.failpoint:
@@ -307,6 +307,16 @@ async def come_to(stage: Stage, process: asyncio.subprocess.Process, reading: as
         case Moment.SWITCHOVER:  # inside libvirt's call: the domain on the source stands still for some 100 ms
             while process.returncode is None and await domain_runs(stage):
                 pass
+
+
+async def come_at_random(stage: Stage, reading: asyncio.Task[None], percent: int) -> None:
+    """Wait for that part of a move's life, or for its end."""
+    before, after = percent / BEGUN_PERCENT, (percent - BEGUN_PERCENT) / (100 - BEGUN_PERCENT)
+    if after < 0:
+        await asyncio.wait({reading}, timeout=stage.length.before_s * before)
+        return
+    await seen(stage, reading, lambda _: True)
+    await asyncio.wait({reading}, timeout=stage.length.after_s * after)
 
 
 async def domain_runs(stage: Stage) -> bool:

@@ -22,8 +22,8 @@ from segue.errors import StoreError
 from segue.store.schema import REVISION
 from segue.store.words import in_words
 
-BUSY_S: Final = 2.0
-"""How long SQLite waits for another process that writes; its writes take milliseconds."""
+BUSY_S: Final = 5.0
+"""How long SQLite waits for another process that writes. Its writes take milliseconds; on a disk that is busy, seconds (seen)."""
 UPGRADE_S: Final = 30
 """How long to wait for another process that makes the tables: that is done once, and Alembic takes a second on a busy machine."""
 CONNECT_S: Final = 5

@@ -185,7 +185,7 @@ async def test_a_database_that_stalls_in_mid_flight_delays_one_action_a_little_a
 
 async def test_a_wish_is_granted_on_the_way_and_read_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(store, bandwidth_bps=units.MIB)  # 256 s of simulated time
-    monkeypatch.setattr("segue.engine.journal.POLL_S", 0.01)
+    monkeypatch.setattr("segue.engine.journal.POLL_S", 0.05)
     leading = asyncio.create_task(scene.run())
     while not outside.is_led(scene.written):  # noqa: ASYNC110  # gives way
         await asyncio.sleep(0)
@@ -199,7 +199,7 @@ async def test_a_cancel_from_outside_turns_back_and_twice_is_as_good_as_once(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(store, bandwidth_bps=1024)  # it would take for ever
-    monkeypatch.setattr("segue.engine.journal.POLL_S", 0.01)
+    monkeypatch.setattr("segue.engine.journal.POLL_S", 0.05)
     leading = asyncio.create_task(scene.run())
     while scene.written.state is not State.PERFORM:  # noqa: ASYNC110  # gives way
         await asyncio.sleep(0)
