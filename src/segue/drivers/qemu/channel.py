@@ -35,6 +35,7 @@ DYNAMIC_PORTS: Final = (49152, 65535)
 PORTS_TRIED: Final = 5
 _KEY_BYTES: Final = 32
 _ENCRYPTED: Final = (Transport.TLS, Transport.TLS_PSK)
+_WITH_FILES: Final = (Transport.TLS_PSK, Transport.TUNNELLED)
 
 
 class Channel:
@@ -44,13 +45,17 @@ class Channel:
         spec: of the migration.
         source, destination: both hosts.
         directory: where its files may be, the same on both hosts; it is there already.
+        user: who runs QEMU, and must reach them; empty for the user that we are there.
     """
 
-    def __init__(self, spec: MigrationSpec, source: QemuHypervisor, destination: QemuHypervisor, directory: str) -> None:
+    def __init__(
+        self, spec: MigrationSpec, source: QemuHypervisor, destination: QemuHypervisor, directory: str, *, user: str
+    ) -> None:
         self._spec = spec
         self._source = source
         self._destination = destination
         self._files = posixpath.join(directory, f"segue-{spec.id}")
+        self._user = user
         self._held = AsyncExitStack()
         self._uri = ""
         self._dug = False
@@ -65,10 +70,10 @@ class Channel:
         Raises:
             HypervisorError, CommandFailed: it cannot; with its words. What was made is there until `close`.
         """
-        if self._spec.transport is Transport.TLS_PSK:
-            await self._make_key()
+        if self._spec.transport in _WITH_FILES:
+            await self._make_files()
         if self._spec.transport in _ENCRYPTED:
-            await there.execute("object-add", self._credentials("server"))
+            await self._add_credentials(there, "server")
         await there.execute("migrate-set-parameters", self._parameters())
         return await self._listen(there, address)
 
@@ -82,8 +87,8 @@ class Channel:
             HypervisorError: it is not such a one, or cannot listen.
         """
         if self._spec.transport is Transport.TUNNELLED:
-            await there.execute("migrate-recover", {"uri": f"unix:{self._files}.in"}, out_of_band=True)
-            self._uri = f"unix:{self._files}.out"
+            await there.execute("migrate-recover", {"uri": f"unix:{self._files}/in"}, out_of_band=True)
+            self._uri = f"unix:{self._files}/out"
             await self._dig()
             return self._uri
         first, last = self._destination.address.migration_ports or DYNAMIC_PORTS
@@ -107,7 +112,7 @@ class Channel:
         if self._spec.transport in _ENCRYPTED:
             with contextlib.suppress(HypervisorError):  # of an earlier migration that nobody could close
                 await here.execute("object-del", {"id": CREDENTIALS})
-            await here.execute("object-add", self._credentials("client"))
+            await self._add_credentials(here, "client")
         name = _name_of(self._destination.address) if self._spec.transport is Transport.TLS else ""
         await here.execute("migrate-set-parameters", {**self._parameters(), "tls-hostname": name})
         await self._dig()
@@ -131,23 +136,52 @@ class Channel:
         name = {"username": "segue"} if endpoint == "client" else {}
         return {"qom-type": "tls-creds-psk", "id": CREDENTIALS, "dir": self._files, "endpoint": endpoint, **name}
 
-    async def _make_key(self) -> None:
-        """Put a new key on both hosts, readable by nobody but the user who runs QEMU; it is in no command line."""
+    async def _add_credentials(self, session: Session, endpoint: str) -> None:
+        try:
+            await session.execute("object-add", self._credentials(endpoint))
+        except HypervisorError as error:
+            if self._spec.transport is not Transport.TLS or not self._user:
+                raise
+            raise HypervisorError(
+                error.message,
+                host=error.host,
+                raw=error.raw,
+                number=error.number,
+                hint=f"This QEMU runs as {self._user}, who has to be allowed to read the keys in {CERTIFICATES}; "
+                f"{Transport.TLS_PSK} needs none.",
+            ) from error
+
+    async def _make_files(self) -> None:
+        """Make a directory for this migration on both hosts, which nobody but the user who runs QEMU can look into.
+
+        With a key that is used once; it is in no command line. The directory is handed over last: whoever could change what is in
+        it could lead astray who still writes there.
+        """
         keys = f"segue:{secrets.token_hex(_KEY_BYTES)}\n".encode()
 
-        async def put(host: QemuHypervisor) -> None:
-            make = ["mkdir", "-p", "-m", "700", "--", self._files]
-            checked(host.host, make, await host.shell.run(make, deadline_s=FILES_DEADLINE_S))
-            await host.shell.write_file(f"{self._files}/keys.psk", keys, mode=0o600, deadline_s=FILES_DEADLINE_S)
+        async def make(host: QemuHypervisor) -> None:
+            command = ["mkdir", "-p", "-m", "700", "--", self._files]
+            checked(host.host, command, await host.shell.run(command, deadline_s=FILES_DEADLINE_S))
+            made = [self._files]
+            if self._spec.transport is Transport.TLS_PSK:
+                made.insert(0, f"{self._files}/keys.psk")
+                await host.shell.write_file(made[0], keys, mode=0o600, deadline_s=FILES_DEADLINE_S)
+            await self._hand_over(host, *made)
 
-        await asyncio.gather(put(self._source), put(self._destination))
+        await asyncio.gather(make(self._source), make(self._destination))
+
+    async def _hand_over(self, host: QemuHypervisor, *paths: str) -> None:
+        """Let files belong to the user who runs QEMU."""
+        if self._user:
+            command = ["chown", "-h", "--", self._user, *paths]
+            checked(host.host, command, await host.shell.run(command, deadline_s=FILES_DEADLINE_S))
 
     async def _listen(self, there: Session, address: str) -> str:
         host = self._destination.host
         if self._spec.transport is Transport.TUNNELLED:
-            path = f"{self._files}.in"
+            path = f"{self._files}/in"
             await there.execute("migrate-incoming", {"uri": f"unix:{path}"})
-            self._uri = f"unix:{self._files}.out"
+            self._uri = f"unix:{self._files}/out"
             return f"{host}, {path} by ssh"
         first, last = self._destination.address.migration_ports or (0, 0)
         upto = f",to={last}" if last > first else ""
@@ -165,10 +199,11 @@ class Channel:
             return
 
         async def far_end() -> socket.socket:
-            return await self._destination.shell.open_unix(f"{self._files}.in", deadline_s=FILES_DEADLINE_S)
+            return await self._destination.shell.open_unix(f"{self._files}/in", deadline_s=FILES_DEADLINE_S)
 
-        served = self._source.shell.serve_unix(f"{self._files}.out", far_end, deadline_s=FILES_DEADLINE_S)
+        served = self._source.shell.serve_unix(f"{self._files}/out", far_end, deadline_s=FILES_DEADLINE_S)
         await self._held.enter_async_context(served)
+        await self._hand_over(self._source, f"{self._files}/out")
         self._dug = True
 
     async def close(self, *sessions: Session) -> None:
@@ -185,7 +220,7 @@ class Channel:
                 await session.execute("migrate-set-parameters", {"tls-creds": "", "tls-hostname": ""})
                 with contextlib.suppress(HypervisorError):  # it is gone already
                     await session.execute("object-del", {"id": CREDENTIALS})
-        remove = ["rm", "-rf", "--", self._files, f"{self._files}.in", f"{self._files}.out"]
+        remove = ["rm", "-rf", "--", self._files]
         for host in (self._source, self._destination):
             checked(host.host, remove, await host.shell.run(remove, deadline_s=FILES_DEADLINE_S))
 
@@ -197,7 +232,7 @@ class Channel:
 def of(spec: MigrationSpec, source: QemuHypervisor, destination: QemuHypervisor, process: Process) -> Channel:
     """The channel of a migration, with its files beside the monitor of either QEMU: both have it at the same path."""
     monitor = absolute(process, argv.qmp_path(process.line) or "")
-    return Channel(spec, source, destination, posixpath.dirname(monitor))
+    return Channel(spec, source, destination, posixpath.dirname(monitor), user=process.user)
 
 
 def _name_of(address: HostAddress) -> str:
