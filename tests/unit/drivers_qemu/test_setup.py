@@ -38,6 +38,13 @@ def test_helpful_ones_only_where_both_are_new_enough():
     assert setup.negotiate(NEW, NEW, spec()) == {*ALWAYS, "switchover-ack"}
 
 
+def test_empty_pages_are_looked_for_by_many_where_many_send_and_both_know_how():
+    old, new = {"multifd-channels": 2}, {"multifd-channels": 2, "zero-page-detection": "legacy"}
+    assert setup.agreed(new, new, spec(connections=2)) == {"zero-page-detection": "multifd"}
+    assert setup.agreed(new, new, spec()) == {}
+    assert setup.agreed(old, new, spec(connections=2)) == setup.agreed(new, old, spec(connections=2)) == {}
+
+
 def test_a_qemu_that_lacks_what_is_needed_is_named():
     ancient = {name: False for name in OLD if name != "multifd"}
     with pytest.raises(Unsupported, match="beta is too old: it does not know multifd"):

@@ -85,6 +85,7 @@ class QemuAttempt:
         self._reattached = False
         self._channel: Channel | None = None
         self._capabilities: frozenset[str] = frozenset()
+        self._parameters: dict[str, str] = {}
         self._can: dict[str, bool] = {}
         self._listens = ""
         self._looking: asyncio.Task[Progress] | None = None
@@ -124,6 +125,7 @@ class QemuAttempt:
             async with self._log.acting(Action.LISTEN, "; ".join((self._destination.host, *moved))):
                 can = await setup.capabilities(there)
                 self._capabilities = setup.negotiate(self._can, can, self._spec)
+                self._parameters = await setup.parameters(here, there, self._spec)
                 await setup.set_capabilities(there, can, self._capabilities)
                 self._listens = await self._way().receive(there, address)
             if self._disks:
@@ -256,9 +258,10 @@ class QemuAttempt:
 
     async def _start(self) -> None:
         async with self._source.sessions.use(self._need(self._leaving)) as here:
-            async with self._log.acting(Action.SET_UP_SOURCE, self._source.host):
+            told = ", ".join(sorted([*self._capabilities, *self._parameters]))
+            async with self._log.acting(Action.SET_UP_SOURCE, f"{self._source.host}: {told}"):
                 await setup.set_capabilities(here, self._can, self._capabilities)
-                await setup.set_limits(here, self._spec.limits, self._spec.policy)
+                await setup.set_limits(here, self._spec.limits, self._spec.policy, agreed=self._parameters)
                 uri = await self._way().send(here)
             async with self._log.acting(Action.START, f"{self._source.host} to {self._listens}"):
                 await here.execute("migrate", {"uri": uri})

@@ -5,6 +5,7 @@ What may live here: QMP commands that change settings, and the reading of their 
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -126,16 +127,40 @@ async def set_capabilities(session: Session, now: Mapping[str, bool], wanted: fr
         ) from error
 
 
-async def set_limits(session: Session, limits: Limits, policy: Policy | None = None) -> None:
-    """Set what the source is to keep to.
+def agreed(here: Mapping[str, object], there: Mapping[str, object], spec: MigrationSpec) -> dict[str, str]:
+    """The parameters, beside limits and the way, that the source is to have because both know them.
+
+    zero-page-detection (QEMU 9.0): with several connections the threads that send look for empty pages, in place of the one that
+    hands pages out. It is the default, but not of a machine of an older type (hw/core/machine.c, hw_compat_8_2): that one might
+    be sent to a QEMU which does not know it.
+
+    Args:
+        here: the source's parameters, by name; the values do not matter.
+        there: the same of the destination's.
+        spec: what was asked for.
+    """
+    wanted = {"zero-page-detection": "multifd"} if spec.connections > 1 else {}
+    return {name: value for name, value in wanted.items() if name in here and name in there}
+
+
+async def parameters(here: Session, there: Session, spec: MigrationSpec) -> dict[str, str]:
+    """What `agreed` says of two QEMUs, which are asked only where it matters."""
+    if spec.connections == 1:
+        return {}
+    mine, theirs = await asyncio.gather(here.query("query-migrate-parameters"), there.query("query-migrate-parameters"))
+    return agreed(mine, theirs, spec)
+
+
+async def set_limits(session: Session, limits: Limits, policy: Policy | None = None, *, agreed: Mapping[str, str]) -> None:
+    """Set what the source is to keep to, and what was agreed upon besides.
 
     Raises:
         HypervisorError: it refuses one of them.
     """
-    parameters = {"downtime-limit": limits.max_downtime_ms, **bandwidth(limits.bandwidth_bps)}
+    wanted = {"downtime-limit": limits.max_downtime_ms, **bandwidth(limits.bandwidth_bps), **agreed}
     if limits.auto_converge:
-        parameters |= throttling(limits, policy)
-    await session.execute("migrate-set-parameters", parameters)
+        wanted |= throttling(limits, policy)
+    await session.execute("migrate-set-parameters", wanted)
 
 
 def bracketed(address: str) -> str:
