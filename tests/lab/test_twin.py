@@ -8,6 +8,7 @@ import secrets
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from segue.drivers.qemu.hypervisor import QemuHypervisor
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Session
 from segue.errors import PrepareFailed
-from tests.support.boxes import Boxes, BoxShell, boxes
+from tests.support.boxes import LONG_ADDRESSES, Boxes, BoxShell, boxes
 from tests.support.ledger import Ledger
 
 pytestmark = pytest.mark.lab
@@ -334,6 +335,13 @@ async def test_a_tap_of_the_same_name(pair: Boxes):
     pair.start(words(pair, *given))
     await running(pair.alpha)
     await there_and_back(pair)
+
+
+async def test_memory_travels_by_ipv6_too(pair: Boxes):
+    pair.start(words(pair, "-m", "64"))
+    await running(pair.alpha)
+    there = replace(pair.beta.address, migration_address=LONG_ADDRESSES[1], migration_ports=(50000, 50003))
+    await move(pair.alpha, QemuHypervisor(there, pair.beta.shell))
 
 
 async def test_files_are_checked_on_the_destination(pair: Boxes):

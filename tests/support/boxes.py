@@ -21,7 +21,8 @@ from segue.hosts import LocalShell
 from segue.hosts.shell import Completed
 
 ADDRESSES = ("192.0.2.1", "192.0.2.2")
-"""Of documentation (RFC 5737), and inside the boxes only."""
+LONG_ADDRESSES = ("2001:db8::1", "2001:db8::2")
+"""Of documentation (RFC 5737, RFC 3849), and inside the boxes only."""
 
 
 class BoxShell(LocalShell):
@@ -99,9 +100,10 @@ def boxes() -> Iterator[Boxes]:
 def _wire(*shells: BoxShell) -> None:
     ends = [["netns", str(shell.pid), "type", "veth", "peer", "name", "eth0"] for shell in shells]
     subprocess.run(["ip", "link", "add", "eth0", *ends[0], "netns", str(shells[1].pid)], check=True, timeout=10)
-    for shell, address in zip(shells, ADDRESSES, strict=True):
-        script = 'ip link set lo up && ip link set eth0 up && ip address add "$1/24" dev eth0'
-        subprocess.run([*shell.enter(), "sh", "-c", script, "sh", address], check=True, timeout=10)
+    for shell, *addresses in zip(shells, ADDRESSES, LONG_ADDRESSES, strict=True):
+        script = 'ip link set lo up && ip link set eth0 up && ip address add "$1/24" dev eth0 && '
+        script += 'ip address add "$2/64" dev eth0 nodad'
+        subprocess.run([*shell.enter(), "sh", "-c", script, "sh", *addresses], check=True, timeout=10)
 
 
 def _box(root: Path, name: str, inits: list[subprocess.Popen[bytes]]) -> BoxShell:
