@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 KEEPALIVE_S: Final = 5
 """A dead path is noticed after three of these without an answer: libvirt's own keepalive is 5 s, five times."""
 KEEPALIVE_TRIES: Final = 3
+SERVED_WINDOW_BYTES: Final = 1 << 19
+"""How much may be on its way from a served socket that nobody has read (RFC 4254, 5.2). QEMU judges what the way carries by what
+it can write in 100 ms (migration/migration.c, BUFFER_DELAY), and takes what a wide window swallows at once, 2 MiB by asyncssh's
+default, for speed: it switched over too early and the guest stood for seconds. This still carries 10 MiB/s over 50 ms."""
 # Nothing that could ask a person for a secret.
 _AUTHENTICATION: Final = ("gssapi-keyex", "gssapi-with-mic", "hostbased", "publickey")
 # sshd hands the command to the user's login shell, whatever that is. So the command is three plain words, and ours goes to a
@@ -185,7 +189,7 @@ class SshShell:
 
         try:
             async with asyncio.timeout(deadline_s):
-                listener = await self._connection.start_unix_server(connected, path, encoding=None)
+                listener = await self._connection.start_unix_server(connected, path, encoding=None, window=SERVED_WINDOW_BYTES)
         except (OSError, asyncssh.Error, asyncssh.ChannelListenError) as error:
             if self._connection.is_closed():
                 raise self._lost(error) from error
