@@ -23,7 +23,7 @@ LIMITS: Final = "Limits and convergence"
 CONFIGURATION: Final = "Configuration"
 DISKS: Final = "Disks that are copied"
 SAFETY: Final = "Safety (libvirt)"
-COMPRESSION: Final = "Compression and throttling (libvirt)"
+COMPRESSION: Final = "Compression and throttling"
 PANELS: Final = {
     **dict.fromkeys(("control", "transport", "connections", "migration_address", "migration_ports"), TRANSPORT),
     **dict.fromkeys(("max_downtime", "bandwidth", "within", "max_slowdown", "max_bytes", "on_miss"), LIMITS),

@@ -63,6 +63,10 @@ _OF_METHODS: Final = {
 }
 """Which fields tune which method of compression (libvirt, qemuMigrationParamsSetCompression)."""
 
+_OF_BARE: Final = frozenset({"compression", "xbzrle_cache_bytes", "zlib_level", "zstd_level"})
+"""What a bare QEMU can be asked for as well."""
+_COMPRESSED_BARE: Final = frozenset([(), ("xbzrle",), ("zlib",), ("zstd",)])
+
 
 def _tunes_unused_method(spec: MigrationSpec) -> bool:
     asked = spec.libvirt.asked
@@ -118,9 +122,15 @@ RULES: Final = (
         hint="Use --transport native over a network of your own, or put the disks on storage that both hosts see.",
     ),
     Rule(
-        applies=lambda spec, _: not _is_libvirt(spec) and bool(spec.libvirt.asked),
+        applies=lambda spec, _: not _is_libvirt(spec) and bool(set(spec.libvirt.asked) - _OF_BARE),
         message="{asked}: only libvirt knows that, and {guest} is a bare QEMU.",
-        hint="Leave it out. What can be asked for: --persist, --set, --copy-storage, --transport, --connections and all limits.",
+        hint="Leave it out. What can be asked for: --persist, --set, --copy-storage, --transport, --connections, --compression "
+        "and all limits.",
+    ),
+    Rule(
+        applies=lambda spec, _: not _is_libvirt(spec) and spec.libvirt.compression not in _COMPRESSED_BARE,
+        message="A bare QEMU compresses by one of xbzrle, zlib and zstd.",
+        hint="Name one of these: xbzrle alone, the others with --connections.",
     ),
     Rule(
         applies=lambda spec, _: _is_libvirt(spec) and spec.control is Control.UNMANAGED,
@@ -185,7 +195,7 @@ RULES: Final = (
         hint="Use --compression zstd, or leave out --connections.",
     ),
     Rule(
-        applies=lambda spec, _: _is_libvirt(spec) and _tunes_unused_method(spec),
+        applies=lambda spec, _: _tunes_unused_method(spec),
         message="{asked}: that tunes a method of compression which is not asked for.",
         hint="Name it with --compression.",
     ),

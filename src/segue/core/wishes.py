@@ -1,4 +1,4 @@
-"""What can be asked of libvirt beyond what is asked of every hypervisor, as one frozen value.
+"""What can be asked of libvirt beyond what is asked of every hypervisor, as one frozen value. Bare QEMUs know some of it, too.
 
 What may live here: that value and predicates about it. What libvirt calls each of these is in `virsh`.
 """

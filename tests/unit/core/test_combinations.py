@@ -63,6 +63,7 @@ REFUSED = [
     (asked(QEMU, disks=CopyWish(how=CopyStorage.ALL), overrides=(("disk.a", "/b"),)), "either copied or found"),
     (asked(QEMU, transport=Transport.TLS, disks=CopyWish(how=CopyStorage.ALL)), "Disks are copied in the clear"),
     (asked(QEMU, rename="web2"), "rename: only libvirt knows that"),
+    (asked(QEMU, compression=("zlib", "zstd"), connections=2), "by one of"),
     (asked(LIBVIRT, Control.UNMANAGED), "no unmanaged migration"),
     (asked(LIBVIRT, offline=True, persist=False), "has to be kept on the destination"),
     (asked(LIBVIRT, offline=True, disks=COPIED), "with --offline no disk moves"),
@@ -102,6 +103,14 @@ def test_it_is_refused_in_words(words: tuple[MigrationSpec, HostAddress], said: 
 
 def test_every_rule_is_provoked():
     assert {rule for rule in combinations.RULES if any(rule.applies(*words) for words, _ in REFUSED)} == set(combinations.RULES)
+
+
+def test_a_bare_qemu_compresses_too():
+    for words in (
+        asked(QEMU, compression=("xbzrle",), xbzrle_cache_bytes=1 << 26),
+        asked(QEMU, compression=("zstd",), zstd_level=3, connections=2),
+    ):
+        combinations.refuse(*words)
 
 
 def test_what_works_is_let_through():

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.core.model import DriverKind, Limits, MigrationSpec
+from segue.core.wishes import LibvirtWishes
 from segue.drivers.qemu import setup
 from segue.errors import Unsupported
 
@@ -15,7 +16,9 @@ OLD = dict.fromkeys([*setup.NEEDED, "postcopy-preempt", "xbzrle"], False)
 NEW = {**OLD, "switchover-ack": False}
 
 
-def spec(*, postcopy: bool = False, auto_converge: bool = False, connections: int = 1) -> MigrationSpec:
+def spec(
+    *, postcopy: bool = False, auto_converge: bool = False, connections: int = 1, wishes: LibvirtWishes | None = None
+) -> MigrationSpec:
     return MigrationSpec(
         id="1",
         guest="g",
@@ -24,6 +27,7 @@ def spec(*, postcopy: bool = False, auto_converge: bool = False, connections: in
         driver=DriverKind.QEMU,
         connections=connections,
         limits=Limits(postcopy=postcopy, auto_converge=auto_converge),
+        libvirt=wishes or LibvirtWishes(),
     )
 
 
@@ -43,6 +47,15 @@ def test_empty_pages_are_looked_for_by_many_where_many_send_and_both_know_how():
     assert setup.agreed(new, new, spec(connections=2)) == {"zero-page-detection": "multifd"}
     assert setup.agreed(new, new, spec()) == {}
     assert setup.agreed(old, new, spec(connections=2)) == setup.agreed(new, old, spec(connections=2)) == {}
+
+
+def test_what_compresses_is_said_each_time_for_a_qemu_keeps_what_it_was_told():
+    assert setup.compression(spec(connections=2)) == {"multifd-compression": "none"}
+    zstd = spec(connections=2, wishes=LibvirtWishes(compression=("zstd",), zstd_level=3))
+    assert setup.compression(zstd) == {"multifd-compression": "zstd", "multifd-zstd-level": 3}
+    differences = spec(wishes=LibvirtWishes(compression=("xbzrle",), xbzrle_cache_bytes=1 << 26))
+    assert setup.negotiate(OLD, OLD, differences) == {*ALWAYS, "xbzrle"}
+    assert setup.agreed({"xbzrle-cache-size": 1}, {"xbzrle-cache-size": 1}, differences) == {"xbzrle-cache-size": 1 << 26}
 
 
 def test_a_qemu_that_lacks_what_is_needed_is_named():

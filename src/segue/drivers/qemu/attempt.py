@@ -85,7 +85,7 @@ class QemuAttempt:
         self._reattached = False
         self._channel: Channel | None = None
         self._capabilities: frozenset[str] = frozenset()
-        self._parameters: dict[str, str] = {}
+        self._parameters: dict[str, str | int] = {}
         self._can: dict[str, bool] = {}
         self._listens = ""
         self._looking: asyncio.Task[Progress] | None = None
@@ -258,7 +258,8 @@ class QemuAttempt:
 
     async def _start(self) -> None:
         async with self._source.sessions.use(self._need(self._leaving)) as here:
-            told = ", ".join(sorted([*self._capabilities, *self._parameters]))
+            agreed = {**self._parameters, **setup.compression(self._spec)} if self._spec.connections > 1 else self._parameters
+            told = ", ".join([*sorted(self._capabilities), *(f"{name} {value}" for name, value in agreed.items())])
             async with self._log.acting(Action.SET_UP_SOURCE, f"{self._source.host}: {told}"):
                 await setup.set_capabilities(here, self._can, self._capabilities)
                 await setup.set_limits(here, self._spec.limits, self._spec.policy, agreed=self._parameters)

@@ -121,7 +121,7 @@ class Channel:
     def _parameters(self) -> dict[str, object]:
         credentials = CREDENTIALS if self._spec.transport in _ENCRYPTED else ""
         many = {"multifd-channels": self._spec.connections} if self._spec.connections > 1 else {}
-        return {"tls-creds": credentials, **many}
+        return {"tls-creds": credentials, **many, **setup.compression(self._spec)}
 
     def _credentials(self, endpoint: str) -> dict[str, object]:
         """The TLS credentials object (QEMU, docs/system/tls.rst)."""

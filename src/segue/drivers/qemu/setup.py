@@ -62,6 +62,7 @@ NEEDED: Final[dict[str, Callable[[MigrationSpec], bool]]] = {
     "auto-converge": lambda spec: spec.limits.auto_converge,
     "postcopy-ram": lambda spec: spec.limits.postcopy,
     "multifd": lambda spec: spec.connections > 1,
+    "xbzrle": lambda spec: "xbzrle" in spec.libvirt.compression,
     "pause-before-switchover": lambda spec: spec.disks is not None,
 }
 # Wanted where both know it. switchover-ack (QEMU 8.1): the source switches over when the destination has made its devices ready.
@@ -127,7 +128,7 @@ async def set_capabilities(session: Session, now: Mapping[str, bool], wanted: fr
         ) from error
 
 
-def agreed(here: Mapping[str, object], there: Mapping[str, object], spec: MigrationSpec) -> dict[str, str]:
+def agreed(here: Mapping[str, object], there: Mapping[str, object], spec: MigrationSpec) -> dict[str, str | int]:
     """The parameters, beside limits and the way, that the source is to have because both know them.
 
     zero-page-detection (QEMU 9.0): with several connections the threads that send look for empty pages, in place of the one that
@@ -139,25 +140,35 @@ def agreed(here: Mapping[str, object], there: Mapping[str, object], spec: Migrat
         there: the same of the destination's.
         spec: what was asked for.
     """
-    wanted = {"zero-page-detection": "multifd"} if spec.connections > 1 else {}
+    wanted: dict[str, str | int] = {"zero-page-detection": "multifd"} if spec.connections > 1 else {}
+    if spec.libvirt.xbzrle_cache_bytes is not None:
+        wanted["xbzrle-cache-size"] = spec.libvirt.xbzrle_cache_bytes
     return {name: value for name, value in wanted.items() if name in here and name in there}
 
 
-async def parameters(here: Session, there: Session, spec: MigrationSpec) -> dict[str, str]:
+def compression(spec: MigrationSpec) -> dict[str, str | int]:
+    """The parameters by which several connections compress. Both sides need them, and both would keep those of the last time."""
+    wishes = spec.libvirt
+    method = next((one for one in ("zlib", "zstd") if one in wishes.compression), "none")
+    level = {"zlib": wishes.zlib_level, "zstd": wishes.zstd_level}.get(method)
+    return {"multifd-compression": method, **({f"multifd-{method}-level": level} if level is not None else {})}
+
+
+async def parameters(here: Session, there: Session, spec: MigrationSpec) -> dict[str, str | int]:
     """What `agreed` says of two QEMUs, which are asked only where it matters."""
-    if spec.connections == 1:
+    if spec.connections == 1 and spec.libvirt.xbzrle_cache_bytes is None:
         return {}
     mine, theirs = await asyncio.gather(here.query("query-migrate-parameters"), there.query("query-migrate-parameters"))
     return agreed(mine, theirs, spec)
 
 
-async def set_limits(session: Session, limits: Limits, policy: Policy | None = None, *, agreed: Mapping[str, str]) -> None:
+async def set_limits(session: Session, limits: Limits, policy: Policy | None = None, *, agreed: Mapping[str, str | int]) -> None:
     """Set what the source is to keep to, and what was agreed upon besides.
 
     Raises:
         HypervisorError: it refuses one of them.
     """
-    wanted = {"downtime-limit": limits.max_downtime_ms, **bandwidth(limits.bandwidth_bps), **agreed}
+    wanted: dict[str, str | int] = {"downtime-limit": limits.max_downtime_ms, **bandwidth(limits.bandwidth_bps), **agreed}
     if limits.auto_converge:
         wanted |= throttling(limits, policy)
     await session.execute("migrate-set-parameters", wanted)
