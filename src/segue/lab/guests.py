@@ -11,15 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from segue import units
+from segue.core.argv import guest_name, parse
 from segue.errors import CommandFailed, LabError
 from segue.lab import hosts as processes
 from segue.lab import kernel
@@ -44,6 +46,7 @@ START_GRACE_S: Final = 2.0
 """For the process to become a QEMU: it is not one yet when its launcher returns."""
 LOOK_PAUSE_S: Final = 0.02
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+_ODD: Final = re.compile(r"[^\w.-]", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,23 +139,27 @@ def where(lab: Lab, name: str) -> list[tuple[str, int]]:
 def _guest_of(pid: int) -> str | None:
     """The name in a QEMU's argv; ``None`` for every other process."""
     try:
-        argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        words = os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
     except OSError:
         return None
-    if not Path(argv[0]).name.startswith("qemu-system"):
+    if not Path(words[0]).name.startswith("qemu-system"):
         return None
-    with contextlib.suppress(ValueError, IndexError):
-        name = argv[argv.index("-name") + 1]
-        return name.removeprefix("guest=").split(",")[0]
-    return None
+    return guest_name(parse(words[:-1])) or None
 
 
-async def start(lab: Lab, spec: GuestSpec) -> LabGuest:
+async def start(lab: Lab, spec: GuestSpec, *, command: Callable[[LabGuest], Sequence[str]] | None = None) -> LabGuest:
     """Start a guest and wait until it ticks and has touched its memory.
+
+    Args:
+        lab: where.
+        spec: what it is.
+        command: starts a qemu guest in place of the lab's own words, for guests that are not like the lab's.
 
     Raises:
         LabError: bad name, unknown host or kind, name in use, too little memory, or no tick; nothing of it is left.
     """
+    if command is None and not _NAME.fullmatch(spec.name):
+        raise LabError(f"{spec.name!r} is no name for a guest.", hint="Use up to 32 letters, digits, '_', '.', '-'.")
     _check(lab, spec)
     (lab.root / "guests").mkdir(exist_ok=True)
     guest = _claim(lab, spec)
@@ -165,7 +172,9 @@ async def start(lab: Lab, spec: GuestSpec) -> LabGuest:
                 image.truncate(DISK_BYTES)
         if spec.local:
             await _make_local(lab, spec)
-        if spec.kind == "libvirt":
+        if command is not None:
+            await lab.run(spec.host, list(command(guest)))
+        elif spec.kind == "libvirt":
             await _start_libvirt(lab, spec, guest)
         else:
             await _start_qemu(lab, spec, guest)
@@ -177,8 +186,6 @@ async def start(lab: Lab, spec: GuestSpec) -> LabGuest:
 
 
 def _check(lab: Lab, spec: GuestSpec) -> None:
-    if not _NAME.fullmatch(spec.name):
-        raise LabError(f"{spec.name!r} is no name for a guest.", hint="Use up to 32 letters, digits, '_', '.', '-'.")
     if spec.host not in lab.hosts:
         raise LabError(f"The lab {lab.name!r} has no host {spec.host!r} for guests.", hint=f"It has {', '.join(lab.hosts)}.")
     if spec.kind not in KINDS:
@@ -210,7 +217,7 @@ def _claim(lab: Lab, spec: GuestSpec) -> LabGuest:
         slot=slot,
         address=f"{PREFIX}.{FIRST_ADDRESS + slot}",
         mac=f"52:54:00:77:00:{slot:02x}",
-        disk=str(lab.export / f"{spec.name}-{secrets.token_hex(4)}.img") if spec.disk else None,
+        disk=str(lab.export / f"{re.sub(_ODD, '-', spec.name)}-{secrets.token_hex(4)}.img") if spec.disk else None,
         memory_bytes=spec.memory_bytes,
         persistent=spec.kind == "libvirt" and spec.persistent,
     )
@@ -248,7 +255,7 @@ async def _make_local(lab: Lab, spec: GuestSpec) -> None:
     await lab.run(spec.host, ["qemu-img", "create", "-q", "-f", format_, *backing, path, str(DISK_BYTES)])
 
 
-def _disk_url(lab: Lab, guest: LabGuest) -> str:
+def disk_url(lab: Lab, guest: LabGuest) -> str:
     """The disk as a host reaches it: through its kernel's mount, or through QEMU's own NFS client."""
     return str(guest.disk) if lab.storage == "kernel" else f"nfs://{STORAGE}{guest.disk}"
 
@@ -263,7 +270,7 @@ async def _start_qemu(lab: Lab, spec: GuestSpec, guest: LabGuest) -> None:
     argv += ["-netdev", "bridge,id=net0,br=br0", "-device", f"virtio-net-pci,netdev=net0,mac={guest.mac},romfile="]
     argv += ["-qmp", f"unix:{GUEST_RUN}/{spec.name}.qmp,server=on,wait=off", "-pidfile", f"{GUEST_RUN}/{spec.name}.pid"]
     if guest.disk:
-        argv += ["-drive", f"id=disk0,file={_disk_url(lab, guest)},format=raw,if=none,cache=none"]
+        argv += ["-drive", f"id=disk0,file={disk_url(lab, guest)},format=raw,if=none,cache=none"]
         argv += ["-device", "virtio-blk-pci,drive=disk0"]
     if spec.local:
         format_ = "raw" if spec.local == "raw" else "qcow2"

@@ -1,0 +1,24 @@
+"""A slice of the table of guests and transports: each shape once there and back, each another way. `./run shapes` plays all."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from segue.lab import Lab
+from tests.shapes.play import Moved, played, started
+from tests.shapes.shapes import CHANGED, DAEMON, MULTIFD, NOBODY, PLUGGED, POSTCOPY, SSH, TLS_PSK, Shape, Way
+
+pytestmark = pytest.mark.lab
+
+SLICE = [(CHANGED, TLS_PSK), (PLUGGED, POSTCOPY), (DAEMON, MULTIFD), (NOBODY, SSH)]
+
+
+@pytest.mark.parametrize(("shape", "way"), SLICE, ids=lambda one: one.title)
+def test_a_guest_of_that_shape_travels_whole(lab: Lab, shape: Shape, way: Way) -> None:
+    async def play() -> Moved:
+        async with started(lab, shape) as guest:
+            return await played(lab, guest, shape, way, 1)
+
+    assert asyncio.run(play()).wrong == ()
