@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segue import units
 from segue.cli import render, written
 from segue.cli.written import Id, Json
+from segue.errors import UsageError
 
 if TYPE_CHECKING:
-    from segue.core.record import Record, Story
+    from collections.abc import Sequence
+
+    from segue.core.record import Record, Sample, Story
 
 
-def show(migration: Id, *, as_json: Json = False) -> None:
+def show(
+    migration: Id,
+    *,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw it: what was left, how fast, and what was decided when.")] = False,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the same as a picture.")] = None,
+    as_json: Json = False,
+) -> None:
     """Show one migration: what was asked, what is in force, every phase, every action, what was seen, how it ended.
 
     \b
     Examples:
       segue show 3f2a
+      segue show 3f2a --plot
+      segue show 3f2a --svg 3f2a.svg
       segue show 3f2a --json
     """  # noqa: D301  # \b is click's mark for "keep these lines"
     with written.opened() as store:
@@ -30,11 +42,37 @@ def show(migration: Id, *, as_json: Json = False) -> None:
     if as_json:
         render.print_json({**written.facts(record), **asdict(story), "samples": [asdict(sample) for sample in samples]})
         return
+    if plot or svg is not None:
+        _draw(record, story, samples, in_terminal=plot, svg=svg)
+        return
     for heading, value in _facts(record):
         typer.echo(f"{heading:12}{value}")
     typer.echo(f"{'samples':12}{len(samples)}\n")
     for line in _timeline(record, story):
         typer.echo(line)
+
+
+def _draw(record: Record, story: Story, samples: Sequence[Sample], *, in_terminal: bool, svg: Path | None) -> None:
+    """Draw it where it was asked for.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    from rich.console import Console
+
+    from segue.cli import plot
+
+    drawn = plot.plot(record, story, samples)
+    if svg is not None:
+        try:
+            svg.write_text(plot.svg(drawn), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{svg} cannot be written: {error.strerror}.") from error
+        render.say(f"the picture is in {svg}")
+    if in_terminal:
+        console = Console(highlight=False)
+        for line in plot.terminal(drawn, width=console.width):
+            console.print(line, no_wrap=True, crop=False)
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:

@@ -25,7 +25,6 @@ from segue.core.downtime import Moments
 
 EVENTS: Final = ("STOP", "RESUME", "MIGRATION", "MIGRATION_PASS")
 """qapi/run-state.json and qapi/migration.json; libvirt switches QEMU's migration events on for itself."""
-_ARRIVED: Final = frozenset({"completed", "postcopy-active"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +85,10 @@ class Ear:
 
 
 def moments(source: Ear, destination: Ear) -> Moments:
-    """What both have heard of the switchover."""
+    """What both have heard of the switchover. In post-copy the destination may go on long before the source has completed."""
+    postcopy_ms = source.moment_ms(what=frozenset({"postcopy-active"}))
     return Moments(
         stopped_ms=source.moment_ms(what=frozenset({"STOP"})),
-        arrived_ms=source.moment_ms(what=_ARRIVED),
+        arrived_ms=source.moment_ms(what=frozenset({"completed"})) if postcopy_ms is None else postcopy_ms,
         resumed_ms=destination.moment_ms(what=frozenset({"RESUME"})),
     )
