@@ -175,13 +175,9 @@ def test_without_python_on_the_source_bash_opens_the_port(inside: Inside, hosts:
     assert "refused" in closed.said  # type: ignore[attr-defined]
 
 
-def test_a_host_that_is_cut_off_is_told_and_the_others_are_tried(lab: Lab) -> None:
-    asyncio.run(lab.cut("beta"))
-    try:
-        argv = [SEGUE, "hosts", "verify"]
-        done = asyncio.run(lab.run("admin", argv, check=False, deadline_s=60))
-    finally:
-        asyncio.run(lab.heal("beta"))
-    assert done.status == 6
-    assert "segue: beta:" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_host_that_does_not_answer_is_told_and_the_others_are_tried(inside: Inside, hosts: Hosts) -> None:
+    nobody = replace(way_in(hosts["beta"]), name="gamma", uri="qmp+ssh://root@beta:1/")
+    matrix = inside.run(connectivity.verify({**hosts, "gamma": (nobody,)}), deadline_s=60)
+    assert list(matrix.silent) == ["gamma"]
+    assert matrix.silent["gamma"].exit_code == 6
+    assert len(matrix.cells) == 2 * len(Way)

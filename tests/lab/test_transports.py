@@ -74,11 +74,11 @@ def test_cancelled_it_leaves_nothing_and_moves_later(lab: Lab, start_guest: Star
 def test_ports_that_are_taken_are_said_to_be(lab: Lab, start_guest: Start) -> None:
     guest = start_guest(GuestSpec(name="far", host="alpha", kind="qemu"))
     ended = asyncio.run(segue_migrate(lab, guest.name, "beta", "--migration-ports", "22"))
-    assert ended.status == 1
+    assert ended.status == 3
     assert "Address already in use" in ended.stderr
     assert homes(lab, guest.name) == ["alpha"]
     ended = asyncio.run(segue_migrate(lab, guest.name, "beta", "--transport", "tls"))
-    assert ended.status == 1
+    assert ended.status == 3
     assert "/etc/pki/qemu" in ended.stderr
     assert homes(lab, guest.name) == ["alpha"]
 

@@ -162,6 +162,7 @@ def causes() -> str:
 
     places = {
         "here": "SOURCE",
+        "pair": " SOURCE DESTINATION",
         "there": "DESTINATION",
         "host": "HOST",
         "peer": "PEER",

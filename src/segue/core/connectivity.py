@@ -30,6 +30,9 @@ CLOCK_BAD_MS: Final = 60_000
 SLOW_BPS: Final = 12_500_000
 """100 Mbit/s: at that rate a guest of 4 GiB takes six minutes at best, and one that writes more in a second never converges."""
 
+ROUND_TRIPS: Final = 10
+"""TCP doubles what it has under way with each of these, from ten packets on (RFC 6928): after ten it fills any link."""
+
 
 class Way(StrEnum):
     """A column of the matrix."""
@@ -80,6 +83,7 @@ class Sent:
         address, port: where to; an address is a name or an IP address.
         reply: whether it came to be.
         sent_bytes, took_ms: what was sent until it was acknowledged, and how long that took; 0: nothing was sent.
+        rtt_ms: the shortest round trip that was seen.
         mtu: of the path, as the source's kernel knows it afterwards; 0: not known.
     """
 
@@ -88,6 +92,7 @@ class Sent:
     reply: Reply
     sent_bytes: int = 0
     took_ms: int = 0
+    rtt_ms: int = 0
     mtu: int = 0
 
 
@@ -272,6 +277,9 @@ def _data(pair: Pair) -> _Found:
         return State.OK, f"{where} was opened and answered", ""
     if reply.worked is None:
         return State.UNCHECKED, f"{where} could not be tried: {reply.said.rstrip('.')}.", ""
+    if not pair.sent.port:
+        fix = f"Look who has them ('ss -ltnp' on {there}), or give a wider range: migration_ports in segue.toml."
+        return State.BAD, f"None of {_range(pair)} of {there} is free: {reply.said.rstrip('.')}.", fix
     stopped = _stopped(pair)
     if stopped is not None:
         return State.BAD, f"No connection to {where}: {reply.said.rstrip('.')}; {there} has the rule '{stopped[0]}'.", stopped[1]
@@ -408,6 +416,9 @@ def _speed(pair: Pair) -> _Found:
     if sent is None or not sent.took_ms or not sent.sent_bytes:
         why = pair.unsent or (sent.reply.said if sent is not None else "") or "no data was sent"
         return State.UNCHECKED, f"Could not be measured: {why.rstrip('.')}.", ""
+    if sent.took_ms < sent.rtt_ms * ROUND_TRIPS:
+        what = f"The way takes {sent.rtt_ms} ms: in {sent.took_ms} ms a connection does not come up to speed there."
+        return State.UNCHECKED, what, ""
     bps = sent.sent_bytes * 1000 // sent.took_ms
     text = f"{units.format_rate(bps)} in {sent.took_ms} ms"
     if bps < SLOW_BPS:

@@ -274,7 +274,9 @@ class Migration:
         combinations.refuse(spec, destination)
         there = await inventory.connect(destination)
         ways = (partial(inventory.shell, self._ways_to(found.address)), partial(inventory.shell, self._ways_to(destination)))
-        return there, await preflight.look(spec, found, there, ways, accept=self.request.accept, fix=self.request.fix)
+        others = (one for one in self._ways_to(destination) if one.driver is not destination.driver)
+        ends = (destination, *others)
+        return there, await preflight.look(spec, found, there, ways, ends, accept=self.request.accept, fix=self.request.fix)
 
     def _ways_to(self, address: HostAddress) -> tuple[HostAddress, ...]:
         """Every address of the host that has this one."""

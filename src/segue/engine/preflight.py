@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import posixpath
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from segue.core import preflight
 from segue.core.evidence import Sighting
 from segue.core.mends import Mend
-from segue.core.model import DriverKind, MigrationSpec
+from segue.core.model import DriverKind, HostAddress, MigrationSpec
 from segue.core.ports import Hypervisor
 from segue.core.preflight import CHECKS, blockers, verdict
 from segue.core.preflight.asked import as_asked
-from segue.core.preflight.facts import Facts, Files, Kind, Offer, Parts, Side, Unseen
+from segue.core.preflight.facts import Facts, Files, Kind, Offer, Parts, Path, Side, Unseen
 from segue.core.preflight.findings import Finding, Severity, Verdict
 from segue.engine.inventory import Found
 from segue.errors import (
@@ -35,6 +35,7 @@ from segue.errors import (
 )
 from segue.hosts import HostShell
 from segue.hosts.guestfiles import Wanted, compare
+from segue.provision import connectivity, path
 
 T = TypeVar("T")
 Shells = tuple[Callable[[], Awaitable[HostShell]], Callable[[], Awaitable[HostShell]]]
@@ -111,6 +112,7 @@ async def look(
     found: Found,
     destination: Hypervisor,
     shells: Shells,
+    addresses: tuple[HostAddress, ...],
     *,
     accept: tuple[str, ...] = (),
     fix: bool = False,
@@ -122,6 +124,7 @@ async def look(
         found: the guest on its source.
         destination: the other host.
         shells: ways in to both.
+        addresses: the destination's, that for this kind of guest first.
         accept: codes of blockers that an operator accepts.
         fix: what Segue can mend by itself is to be mended.
 
@@ -131,8 +134,9 @@ async def look(
     """
     accepted = accepting(accept)
     source, guest = found.hypervisor, found.guest
-    (parts, offer, files), here, there, sighting, standing = await asyncio.gather(
+    (parts, offer, files), way, here, there, sighting, standing = await asyncio.gather(
         _parts_and_offer(spec, found, destination, shells),
+        _path(spec, found, destination, shells, addresses),
         source.facts(),
         destination.facts(),
         destination.evidence(spec.arrives_as),
@@ -151,8 +155,28 @@ async def look(
         parts=parts,
         offer=offer,
         files=files,
+        path=way,
     )
     return Preflight(facts=facts, findings=preflight.judge(facts), accepted=accepted, fix=fix)
+
+
+async def _path(
+    spec: MigrationSpec, found: Found, destination: Hypervisor, shells: Shells, addresses: tuple[HostAddress, ...]
+) -> Path | Unseen:
+    """What is between both hosts; where a port of the destination is closed, the rule that closes it, too."""
+    ends = await asyncio.gather(answered(found.hypervisor.host, shells[0]()), answered(destination.host, shells[1]()))
+    here, there = ends
+    if isinstance(here, Unseen):
+        return here
+    if isinstance(there, Unseen):
+        return there
+    user = found.guest.process.user if found.guest.process is not None else ""
+    seen = await answered(destination.host, path.look(here, there, spec, addresses, user=user))
+    if isinstance(seen, Unseen) or seen.pair.sent is None or seen.pair.sent.reply.worked is not False:
+        return seen
+    guarded = await connectivity.look(there, ())
+    end = replace(seen.pair.destination, rules=guarded.rules, keeper=guarded.keeper)
+    return replace(seen, pair=replace(seen.pair, destination=end))
 
 
 async def _parts_and_offer(

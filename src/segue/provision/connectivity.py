@@ -32,6 +32,9 @@ LISTEN_S: Final = 20
 SEND_S: Final = 0.5
 SEND_BYTES: Final = 64 << 20
 """A link is measured no longer than this, with no more than that: it may be in use."""
+GLANCE_S: Final = 0.2
+GLANCE_BYTES: Final = 32 << 20
+"""The same where a migration waits for it."""
 LIBVIRT_TCP_PORT: Final = 16509
 
 # $@: names to look up. Each line is a word and its value.
@@ -68,9 +71,10 @@ done
 echo "$source $(cat "/sys/class/net/$device/mtu")"
 """
 
-# argv: first and last port (0 0: any), seconds. Says on which port it listens, greets, counts what comes, tells how much.
+# argv: first and last port (0 0: any), seconds. Says on which port it listens, greets, counts what comes, tells how much. It ends
+# when nobody listens to it any more: that shows when it writes.
 _LISTENER: Final = r"""
-import socket, sys
+import select, socket, sys, time
 first, last, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 why = None
 for port in range(last, first - 1, -1):
@@ -90,7 +94,11 @@ for port in range(last, first - 1, -1):
 else:
     sys.exit(print("no", why))
 print("port", server.getsockname()[1], flush=True)
-server.settimeout(seconds)
+until = time.monotonic() + seconds
+while not select.select([server], [], [], 0.1)[0]:
+    print(flush=True)
+    if time.monotonic() > until:
+        sys.exit()
 peer, _ = server.accept()
 peer.settimeout(seconds)
 peer.sendall(b"segue\n")
@@ -100,14 +108,15 @@ while data := peer.recv(1 << 18):
 peer.sendall(b"%d\n" % count)
 """
 
-# argv: address, port, seconds to connect, seconds and bytes to send. One line: how it went, bytes, ms, MTU, words.
+# argv: address, port, seconds to connect, seconds and bytes to send. One line: how it went, bytes, ms for them, shortest
+# round trip in ms, MTU, words.
 _SENDER: Final = r"""
-import socket, sys, time
+import socket, struct, sys, time
 host, port, patience, seconds, most = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
 def tell(how, count, began, mtu, words):
-    print(how, count, round((time.monotonic() - began) * 1000), mtu, words)
+    print(how, count, round((time.monotonic() - began) * 1000), rtt, mtu, words)
     sys.exit()
-began = time.monotonic()
+began, rtt, MIN_RTT = time.monotonic(), 0, 148  # linux/tcp.h, struct tcp_info, tcpi_min_rtt
 try:
     sock = socket.create_connection((host, port), patience)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
@@ -127,6 +136,8 @@ try:
     sock.shutdown(socket.SHUT_WR)
     while sock.recv(64):
         pass
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, MIN_RTT + 4)
+    rtt = struct.unpack_from("I", info, MIN_RTT)[0] // 1000 if len(info) >= MIN_RTT + 4 else 0
     tell("ok", count, began, mtu(), "")
 except OSError as error:
     tell("ok", 0, began, 0, "%d bytes were sent and not acknowledged (%s)" % (count, error))
@@ -356,43 +367,46 @@ async def send(
         destination: the host that listens.
         address: where the guest's memory would be sent.
         ports: the range; ``None``: any port.
-        measured: send as much as is needed to measure the link; else only what fills some packets.
+        measured: send as much as is needed to measure the link well; else as little as tells slow from fast.
     """
     first, last = ports or (0, 0)
     listen = ["python3", "-c", _LISTENER, str(first), str(last), str(LISTEN_S)]
     try:
         async with destination.lines(listen) as lines:
             port = await _first_line(lines)
+            if port is None:
+                why = f"{destination.name} has no python3 to listen with"
+                return Sent(address=address, port=0, reply=Reply(worked=None, said=why))
             if isinstance(port, str):
-                return Sent(address=address, port=0, reply=Reply(worked=None, said=port.replace("HOST", destination.name)))
+                return Sent(address=address, port=0, reply=Reply(worked=False, said=port))
             return await _connect(source, address, port, measured=measured)
     except SegueError as error:
         return Sent(address=address, port=0, reply=Reply(worked=None, said=error.message))
 
 
-async def _first_line(lines: AsyncIterator[bytes]) -> int | str:
-    """The port that a listener says, or why there is none."""
+async def _first_line(lines: AsyncIterator[bytes]) -> int | str | None:
+    """The port that a listener says, or why it has none; ``None``: it says nothing."""
     try:
         async with asyncio.timeout(COMMAND_S):
             async for line in lines:
                 said = line.decode(errors="replace").split(None, 1)
-                return int(said[1]) if said[0] == "port" else f"nobody can listen on HOST: {said[-1].strip()}"
+                return int(said[1]) if said[0] == "port" else said[-1].strip()
     except TimeoutError:
         pass
-    return "HOST has no python3 to listen with"
+    return None
 
 
 async def _connect(source: HostShell, address: str, port: int, *, measured: bool) -> Sent:
-    seconds, most = (SEND_S, SEND_BYTES) if measured else (SEND_S, 1 << 16)
+    seconds, most = (SEND_S, SEND_BYTES) if measured else (GLANCE_S, GLANCE_BYTES)
     argv = ["python3", "-c", _SENDER, address, str(port), str(CONNECT_S), str(seconds), str(most)]
     done = await source.run(argv, deadline_s=COMMAND_S + LISTEN_S)
-    said = done.stdout.decode(errors="replace").split(None, 4)
-    if done.status == 127 or len(said) < 4:
+    said = done.stdout.decode(errors="replace").split(None, 5)
+    if done.status == 127 or len(said) < 5:
         return await _connect_by_bash(source, address, port)
-    words = said[4].strip() if len(said) > 4 else ""
-    sent, took, mtu = (int(word) for word in said[1:4])
+    words = said[5].strip() if len(said) > 5 else ""
+    sent, took, rtt, mtu = (int(word) for word in said[1:5])
     reply = Reply(worked=said[0] == "ok", said=words)
-    return Sent(address=address, port=port, reply=reply, sent_bytes=sent, took_ms=took if sent else 0, mtu=mtu)
+    return Sent(address=address, port=port, reply=reply, sent_bytes=sent, took_ms=took if sent else 0, rtt_ms=rtt, mtu=mtu)
 
 
 _BY_BASH: Final = 'exec 3<>"/dev/tcp/$0/$1" && IFS= read -r -t "$2" line <&3 && [ "$line" = segue ]'

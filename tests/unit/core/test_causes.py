@@ -46,7 +46,7 @@ def test_every_part_of_libvirt_that_speaks_has_its_name():
 
 @pytest.mark.parametrize("cause", Cause)
 def test_every_cause_has_a_sentence_and_a_fix_that_can_be_filled_in(cause):
-    places = {"here", "there", "host", "peer", "guest", "it", "raw", "message"}
+    places = {"here", "there", "host", "peer", "guest", "it", "raw", "message", "pair"}
     words = WORDS[cause]
     for text in (words.what, words.fix, words.bare):
         assert {name for _, name, _, _ in string.Formatter().parse(text) if name is not None} <= places

@@ -112,6 +112,13 @@ def test_a_firewall_that_stops_the_port_is_named_with_the_command_that_opens_it(
     assert cell(replace(WELL, destination=host("beta", rules=None)), Way.FIREWALL)[0] is State.UNCHECKED
 
 
+def test_a_range_of_which_no_port_is_free():
+    sent = Sent(address="10.0.0.2", port=0, reply=Reply(worked=False, said="[Errno 98] Address already in use"))
+    state, text = cell(replace(WELL, sent=sent), Way.DATA)
+    assert state is State.BAD
+    assert "None of ports 49152 to 49215 of beta is free: [Errno 98] Address already in use." in text
+
+
 def test_a_path_that_swallows_large_packets():
     sent = Sent(
         address="10.0.0.2", port=1, reply=Reply(worked=True, said="1048576 bytes were sent and not acknowledged (timed out)")

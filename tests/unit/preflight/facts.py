@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from segue.core.connectivity import Clock, HostSeen, Pair, Reply, Sent
 from segue.core.evidence import Evidence, Sighting
 from segue.core.files import Seen
-from segue.core.model import DriverKind, Guest, GuestState, HostFacts, MigrationSpec
+from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.preflight import judge
-from segue.core.preflight.facts import Cpu, DiskPart, Facts, Files, HostMemory, Memory, Offer, Parts, Side, Standing
+from segue.core.preflight.facts import (
+    Cpu,
+    DiskPart,
+    Facts,
+    Files,
+    Ground,
+    HostMemory,
+    Link,
+    Memory,
+    Offer,
+    Parts,
+    Path,
+    Side,
+    Standing,
+)
 from segue.core.preflight.findings import Severity
 
 HERE = HostFacts(host="alpha", driver=DriverKind.LIBVIRT, hypervisor="libvirt 9.0.0, QEMU 7.2.22", identity="a")
@@ -34,6 +51,26 @@ ON_NFS = Seen(identity="30:77", inode="77", size_bytes=1 << 30, filesystem="nfs"
 FILES = Files(here={DISK.path: ON_NFS}, there={DISK.path: ON_NFS}, proven={DISK.path: True})
 
 
+_HERE = HostSeen(
+    host="alpha",
+    hostname="alpha",
+    user="root",
+    clock=Clock(ahead_ms=0, error_ms=20),
+    addresses={"alpha": ("10.0.0.1",), "beta": ("10.0.0.2",)},
+    mtu=1500,
+)
+WORKED = Reply(worked=True)
+PAIR = Pair(
+    source=_HERE,
+    destination=replace(_HERE, host="beta", hostname="beta"),
+    there=(HostAddress(name="beta", uri="qemu+tcp://beta/system", driver=DriverKind.LIBVIRT, migration_address="10.0.0.2"),),
+    sent=Sent(address="10.0.0.2", port=49215, reply=WORKED, sent_bytes=1 << 20, took_ms=10, mtu=1500),
+    source_address="10.0.0.1",
+)
+GROUND = Ground(links={"br0": Link(mtu=1500), "eth0": Link(mtu=1500)}, networks=frozenset({"default"}), userfault=True)
+PATH = Path(pair=PAIR, here=GROUND, there=GROUND)
+
+
 def absent(sighting: Sighting = Sighting.ABSENT) -> Evidence:
     return Evidence(host="beta", sighting=sighting, seen_at_ms=0, raw="as seen")
 
@@ -47,6 +84,7 @@ CLEAN = Facts(
     parts=PARTS,
     offer=OFFER,
     files=FILES,
+    path=PATH,
 )
 
 

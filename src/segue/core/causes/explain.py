@@ -50,7 +50,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """Who is who: names of guest, source and destination."""
+    """Who is who: names of guest, source and destination; no source where only a connection was tried."""
 
     guest: str
     here: str
@@ -135,7 +135,8 @@ def explain(error: HypervisorError, quotes: Sequence[Quote], scene: Scene, *, am
         cause, host, it = next(_choices(left | {code.cause}, heard), (code.cause, error.host, ""))
     words = WORDS[cause]
     places = {
-        "here": scene.here,
+        "here": scene.here or "this machine",
+        "pair": f" {scene.here} {scene.there}" if scene.here else "",
         "there": scene.there,
         "guest": scene.guest,
         "host": _whose(cause, host, scene),

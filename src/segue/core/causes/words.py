@@ -2,7 +2,8 @@
 
 What may live here: the list, and texts with places in them: ``{here}`` and ``{there}`` are the source and the destination,
 ``{host}`` is the host whose matter it is, ``{peer}`` the other one, ``{guest}`` the guest, and ``{it}`` what the hypervisor named
-(a file, a bridge, an address); ``{raw}`` and ``{message}`` are its words and the sentence that Segue has for them.
+(a file, a bridge, an address); ``{raw}`` and ``{message}`` are its words and the sentence that Segue has for them;
+``{pair}`` is both names for a command line, or nothing.
 """
 
 from __future__ import annotations
@@ -95,13 +96,11 @@ class Words:
 
 
 _LISTEN: Final = "'systemctl enable --now virtproxyd-tls.socket' (libvirtd-tls.socket, or -tcp.socket) lets it listen"
-_VERIFY: Final = "'segue hosts verify {here} {there}' tries every way between both."
-_PKI: Final = (
-    "'segue pki verify {here} {there}' shows what is wrong with which certificate, 'segue pki issue' and 'install' mend it."
-)
+_VERIFY: Final = "'segue hosts verify{pair}' tries every way between both."
+_PKI: Final = "'segue pki verify{pair}' shows what is wrong with which certificate, 'segue pki issue' and 'install' mend it."
 _OPEN: Final = (
     "Let the migration ports through on {there} (libvirt takes 49152 to 49215: qemu.conf, migration_port_min and _max); "
-    "'segue hosts verify {here} {there}' shows the rule that stops them and the command that opens them."
+    "'segue hosts verify{pair}' shows the rule that stops them and the command that opens them."
 )
 
 WORDS: Final[dict[Cause, Words]] = {

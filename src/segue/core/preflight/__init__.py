@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from segue.core.preflight import devices, disks, guest, machine, memory
+from segue.core.preflight import control, devices, disks, guest, machine, memory, network
 from segue.core.preflight.checks import CHECKS
 from segue.core.preflight.facts import Facts
 from segue.core.preflight.findings import Finding, Severity, Theme, Verdict
@@ -24,6 +24,8 @@ THEMES: Final[Mapping[Theme, Rule]] = {
     Theme.CPU: machine.find,
     Theme.MEMORY: memory.find,
     Theme.DISKS: disks.find,
+    Theme.NETWORK: network.find,
+    Theme.CONTROL: control.find,
 }
 
 _GRAVITY: Final = {severity: rank for rank, severity in enumerate(Severity)}

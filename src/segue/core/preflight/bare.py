@@ -10,6 +10,7 @@ from typing import Final
 from segue.core import argv, live
 from segue.core.argv import CommandLine, fields
 from segue.core.live import Answers
+from segue.core.preflight import nics
 from segue.core.preflight.facts import Cpu, DiskPart, Kind, Memory, Part, Parts
 from segue.units import parse_bytes
 
@@ -125,6 +126,7 @@ def read(line: CommandLine, answers: Answers, *, user: str, directory: str) -> P
         ),
         devices=tuple(_devices(line, devices, answers)),
         disks=tuple(_disks(answers)),
+        nics=tuple(nics.of_line(line)),
         files=tuple(dict.fromkeys(path for name in _FILES for path in line.all(name))),
         types=frozenset(kind for _, kind in devices.values()),
         blocked=tuple(str(one) for one in reasons) if isinstance(reasons, list) else (),

@@ -95,6 +95,27 @@ _ALL: Final = (
     Check(code="disk-taken", theme=Theme.DISKS, fine="nothing lies where a disk is to be copied to", only=_QEMU),
     Check(code="disk-space", theme=Theme.DISKS, fine="there is room for the disks that are to be copied"),
     Check(code="file-missing", theme=Theme.DISKS, fine="the destination has the kernel and firmware that it starts with"),
+    # network
+    Check(code="bridge-missing", theme=Theme.NETWORK, fine="every bridge and device that it is plugged into is there"),
+    Check(
+        code="network-missing",
+        theme=Theme.NETWORK,
+        fine="every libvirt network that it is plugged into is active there",
+        only=_LIBVIRT,
+    ),
+    Check(code="bridge-mtu", theme=Theme.NETWORK, fine="its bridges have the same MTU on both hosts"),
+    Check(code="bridge-vlan", theme=Theme.NETWORK, fine="its bridges lead to the same VLANs on both hosts"),
+    Check(code="mac-taken", theme=Theme.NETWORK, fine="no other QEMU there has one of its MAC addresses", acceptable=False),
+    Check(code="names", theme=Theme.NETWORK, fine="both hosts take the destination's names for the same addresses"),
+    Check(code="data-port", theme=Theme.NETWORK, fine="nothing stands between the source and the migration port"),
+    Check(code="path-mtu", theme=Theme.NETWORK, fine="large packets arrive, and both links have the same MTU"),
+    Check(code="link-speed", theme=Theme.NETWORK, fine="the link is fast enough for a guest"),
+    # control
+    Check(code="p2p", theme=Theme.CONTROL, fine="the source's daemon reaches the destination's, where it has to"),
+    Check(code="tls-handshake", theme=Theme.CONTROL, fine="both QEMUs take each other's certificates, where they have to"),
+    Check(code="clock", theme=Theme.CONTROL, fine="the clocks of both hosts are in step"),
+    Check(code="keepalive", theme=Theme.CONTROL, fine="both daemons notice when the other is gone", only=_LIBVIRT),
+    Check(code="postcopy-rights", theme=Theme.CONTROL, fine="QEMU may do post-copy there, where that is asked for"),
 )
 
 CHECKS: Final[Mapping[str, Check]] = {check.code: check for check in _ALL}

@@ -7,6 +7,7 @@ from typing import Final
 
 from lxml import etree
 
+from segue.core.preflight import nics
 from segue.core.preflight.facts import Cpu, DiskPart, Kind, Memory, Part, Parts
 
 Element = etree._Element  # noqa: SLF001  # lxml's types have no other name for it
@@ -43,6 +44,7 @@ def read(xml: str) -> Parts:
         cpu=_cpu(root),
         devices=tuple(_devices(root)),
         disks=tuple(_disks(root)),
+        nics=tuple(nics.of_domain(root)),
         files=tuple(dict.fromkeys(_files(root))),
         user=_user(root),
     )

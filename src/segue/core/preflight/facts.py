@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from segue.core.connectivity import Pair, Reply
 from segue.core.evidence import Evidence
 from segue.core.files import Seen
 from segue.core.model import Guest, GuestState, HostFacts, MigrationSpec
@@ -126,6 +127,34 @@ class DiskPart:
     virtual_bytes: int | None = None
 
 
+class Plug(StrEnum):
+    """What of its host a NIC is plugged into."""
+
+    BRIDGE = "bridge"
+    NETWORK = "libvirt network"
+    DEVICE = "network device"
+    OTHER = "something else"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nic:
+    """A NIC of the guest.
+
+    Attributes:
+        name: by which its driver knows it.
+        plug: what it is plugged into.
+        into: which one; empty where that has no name.
+        mac: in lower case; empty where QEMU chose it.
+        open_vswitch: the bridge is one of Open vSwitch's, which the kernel does not list as a bridge.
+    """
+
+    name: str
+    plug: Plug
+    into: str = ""
+    mac: str = ""
+    open_vswitch: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cpu:
     """The CPU that the guest sees.
@@ -177,6 +206,7 @@ class Parts:
         qemu: version of the QEMU that runs it; empty where it is not known.
         devices: those that have something to do with the host.
         disks: all that are there.
+        nics: all that are there.
         files: what else of the host it needs to start: kernel, initrd, firmware. They are only read.
         types: device types that somebody asked for; ``None`` where they are not known by QEMU's names.
         blocked: why QEMU says that it cannot be migrated; ``None`` where it cannot be asked without a trace.
@@ -193,6 +223,7 @@ class Parts:
     qemu: tuple[int, ...] = ()
     devices: tuple[Part, ...] = ()
     disks: tuple[DiskPart, ...] = ()
+    nics: tuple[Nic, ...] = ()
     files: tuple[str, ...] = ()
     types: frozenset[str] | None = None
     blocked: tuple[str, ...] | None = None
@@ -273,6 +304,54 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A network device of a host.
+
+    Attributes:
+        mtu: of it.
+        vlans: the VLANs of the links that a bridge leads to; empty: none, or it is no bridge.
+    """
+
+    mtu: int
+    vlans: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What guests find on a host.
+
+    Attributes:
+        links: its network devices, by name.
+        networks: libvirt's active networks; ``None``: libvirt was not asked, or did not say.
+        macs: MAC addresses of its QEMUs, and the pid of each.
+        keepalive: its libvirt daemon notices by itself when a peer is gone.
+        userfault: any QEMU of it may do post-copy (sysctl vm.unprivileged_userfaultfd), not only root's; ``None``: not known.
+    """
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    networks: frozenset[str] | None = None
+    macs: Mapping[str, int] = field(default_factory=dict)
+    keepalive: bool = True
+    userfault: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Path:
+    """What was tried between both hosts, and what guests find at its ends.
+
+    Attributes:
+        pair: what was tried; ways that this migration does not go are not in it.
+        here, there: the ends.
+        sealed: whether both QEMUs take each other's certificates; ``None``: that is not needed.
+    """
+
+    pair: Pair
+    here: Ground
+    there: Ground
+    sealed: Reply | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
     """One of the two hosts.
 
@@ -302,6 +381,7 @@ class Facts:
         parts: what it is made of.
         offer: what the destination can give to it.
         files: those that it needs, on both.
+        path: the way between both hosts.
     """
 
     spec: MigrationSpec
@@ -312,3 +392,4 @@ class Facts:
     parts: Parts | Unseen
     offer: Offer | Unseen
     files: Files | Unseen
+    path: Path | Unseen

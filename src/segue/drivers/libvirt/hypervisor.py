@@ -217,7 +217,7 @@ def _unreachable(address: HostAddress, error: HypervisorError) -> HostUnreachabl
     """Why there is no connection, in words where they are known."""
     what = f"{address.name} does not answer at {address.uri}"
     try_it = f"'virsh -c {address.uri} list' tries the same."
-    why = causes.explained(error, (), Scene(guest="", here="this machine", there=address.name))
+    why = causes.explained(error, (), Scene(guest="", here="", there=address.name))
     if why is None:
         return HostUnreachable(f"{what}: {error.message}", host=address.name, hint=try_it)
     return HostUnreachable(f"{what}: {why.sentence}", host=address.name, hint=f"{why.fix} {try_it}", quotes=why.quotes)
