@@ -20,6 +20,7 @@ from segue.engine.preflight import Preflight
 from segue.lab import Lab, guests
 from segue.lab.guests import GuestSpec
 from tests.support.inside import Inside
+from tests.support.sayings import tiny
 
 pytestmark = pytest.mark.lab
 
@@ -110,30 +111,24 @@ def test_a_name_that_the_source_does_not_know(pair: Lab, check: Check) -> None:
     assert found["names"].severity is found["p2p"].severity is Severity.BLOCKER
 
 
-@contextlib.contextmanager
-def plugged(lab: Lab, words: str) -> Iterator[None]:
-    plug = f"interface --domain {LIBVIRT} --mac 52:54:00:77:7f:02 --live"
-    sh(lab, "alpha", f"virsh -q attach-{plug} --model virtio {words}")
-    try:
-        yield
-    finally:
-        sh(lab, "alpha", f"virsh -q detach-{plug} --type {words.split()[1]}")
-
-
 def test_a_bridge_and_a_network_that_only_the_source_has(pair: Lab, check: Check) -> None:
     xml = "<network><name>lan</name><forward mode='bridge'/><bridge name='br7'/></network>"
     pair.host_path("alpha", "/run/lan.xml").write_text(xml, encoding="utf-8")
+    nics = (
+        "<interface type='bridge'><source bridge='br7'/></interface><interface type='network'><source network='lan'/></interface>"
+    )
     sh(pair, "alpha", "ip link add br7 type bridge && virsh -q net-create /run/lan.xml")
     try:
-        with plugged(pair, "--type bridge --source br7"):
-            bridge = check()
-        with plugged(pair, "--type network --source lan"):
-            network = check()
+        with tiny(pair, "path-nic", nics) as guest:
+            found = check(guest)
     finally:
         sh(pair, "alpha", "virsh -q net-destroy lan; ip link delete br7; rm /run/lan.xml")
-    assert [(code, one.severity) for code, one in bridge.items()] == [("bridge-missing", Severity.BLOCKER)]
-    assert "br7, which beta has not" in bridge["bridge-missing"].sentence
-    assert [(code, one.severity) for code, one in network.items()] == [("network-missing", Severity.BLOCKER)]
+    assert {code: one.severity for code, one in found.items()} == {
+        "bridge-missing": Severity.BLOCKER,
+        "network-missing": Severity.BLOCKER,
+    }
+    assert "br7, which beta has not" in found["bridge-missing"].sentence
+    assert "virsh net-start lan" in found["network-missing"].fix
 
 
 def test_links_that_carry_less(pair: Lab, check: Check) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, contextmanager
 
 from segue import config
 from segue.core import causes
@@ -15,6 +16,22 @@ from segue.drivers import driver
 from segue.errors import SegueError
 from segue.lab import Lab
 from tests.support.ledger import Ledger
+
+_TINY = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>64</memory>
+<os><type arch='x86_64' machine='pc'>hvm</type></os><cpu mode='custom'><model>qemu64</model></cpu>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{devices}</devices></domain>"""
+
+
+@contextmanager
+def tiny(lab: Lab, name: str, devices: str) -> Iterator[str]:
+    """A domain on alpha without an operating system, for what is refused before anything of it is sent."""
+    path = f"/run/{name}.xml"
+    lab.host_path("alpha", path).write_text(_TINY.format(name=name, devices=devices), encoding="utf-8")
+    asyncio.run(lab.run("alpha", ["virsh", "-q", "create", path]))
+    try:
+        yield name
+    finally:
+        asyncio.run(lab.run("alpha", ["virsh", "-q", "destroy", name], check=False))
 
 
 def addresses(lab: Lab, kind: DriverKind) -> list[HostAddress]:
