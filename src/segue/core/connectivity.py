@@ -332,7 +332,8 @@ def _names(pair: Pair) -> _Found:
         here = source.addresses.get(name, ())
         if not here:
             fix = f"Add {name} to DNS, or to /etc/hosts on {source.host}; or use IP addresses in segue.toml."
-            return State.BAD, f"{source.host} does not know the name {name}.", fix
+            state = State.WARN if _is_sshs(pair.there, name) else State.BAD
+            return state, f"{source.host} does not know the name {name}.", fix
         if all(is_loopback(one) for one in here):
             return State.BAD, f"{source.host} takes {name} for itself ({', '.join(here)}).", _hosts_file(source.host, name)
     own = there.addresses.get(there.hostname, ())
@@ -347,6 +348,13 @@ def _names(pair: Pair) -> _Found:
             return State.WARN, what, f"Let both resolve {name} alike (DNS, or the same line in /etc/hosts on both)."
     known = ", ".join(f"{name} is {_list(set(source.addresses.get(name, ())))}" for name in names_of(pair.there))
     return State.OK, known or "only IP addresses are used", ""
+
+
+def _is_sshs(addresses: tuple[HostAddress, ...], name: str) -> bool:
+    """Whether only ssh goes by that name: it may be an alias in somebody's ~/.ssh/config, which no resolver knows."""
+    users = [one for one in addresses if unquote(urlsplit(one.uri).hostname or "") == name]
+    by_ssh = all(urlsplit(one.uri).scheme.endswith("ssh") for one in users)
+    return by_ssh and not any(one.migration_address == name for one in addresses)
 
 
 def _hosts_file(host: str, name: str) -> str:

@@ -95,6 +95,7 @@ async def look(
     Raises:
         HostUnreachable, AnswerNotSeen, CommandFailed: one of the hosts does not answer.
     """
+    addresses = tuple(one for one in addresses if one.driver is spec.driver)
     address = data_host(addresses) or await there.address()
     sent: Sent | None
     source, destination, sent, p2p, sealed = await asyncio.gather(
@@ -127,9 +128,8 @@ async def _send(
 async def _p2p(here: HostShell, spec: MigrationSpec, addresses: tuple[HostAddress, ...]) -> Reply | None:
     if spec.control is not Control.P2P:
         return None
-    mine = tuple(one for one in addresses if one.driver is spec.driver)
     user = (await here.run(["id", "-un"], deadline_s=LOOK_S)).stdout.decode(errors="replace").strip()
-    return await connectivity.as_the_daemon(here, HostSeen(host=here.name, user=user), mine)
+    return await connectivity.as_the_daemon(here, HostSeen(host=here.name, user=user), addresses)
 
 
 async def _sealed(

@@ -100,6 +100,12 @@ def test_names(here, there, state, named):
     assert named in text
 
 
+def test_an_alias_of_ssh_need_not_be_known_to_other_hosts():
+    alias = replace(THERE[1], uri="qmp+ssh://rack7/")
+    found, text = cell(replace(WELL, there=(THERE[0], alias)), Way.NAMES)
+    assert (found, "rack7" in text) == (State.WARN, True)
+
+
 def test_a_firewall_that_stops_the_port_is_named_with_the_command_that_opens_it():
     rules = "*filter\n:INPUT DROP [0:0]\n-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\nCOMMIT\n"
     sent = Sent(address="10.0.0.2", port=49215, reply=Reply(worked=False, said="no answer within 5 s"))
