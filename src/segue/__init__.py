@@ -97,6 +97,7 @@ def migrate(
     overrides: Mapping[str, str] | None = None,
     limits: Limits | None = None,
     policy: str = "",
+    observe_only: bool = False,
     disks: CopyWish | None = None,
     accept: Sequence[str] = (),
     fix: bool = False,
@@ -120,6 +121,7 @@ def migrate(
         overrides: what is another on the destination, as ``{"disk.vda": "/mnt/vda.img"}``; see `MigrationSpec`.
         limits: what may be done to the guest; the defaults of `Limits` when not given.
         policy: the name of a ladder in segue.toml; Segue's own when not given.
+        observe_only: tell what would be done about convergence, and do none of it.
         disks: how those that are not shared are copied; not given: all must be shared.
         accept: codes of preflight's blockers past which it is to go all the same.
         fix: what preflight finds in the way and Segue can mend by itself is mended; undone if the guest is not moved.
@@ -151,6 +153,7 @@ def migrate(
         overrides=tuple((overrides or {}).items()),
         limits=limits or model.Limits(),
         policy=policy,
+        observe_only=observe_only,
         disks=disks,
         accept=tuple(accept),
         fix=fix,

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from segue.cli import check, guest, guests, history, host, hosts, lab, migrate, pki, recover, render, show, steer, watch
+from segue.cli import check, forecast, guest, guests, history, host, hosts, lab, migrate, pki, recover, render, show, steer, watch
 from segue.errors import SegueError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command("migrate", cls=migrate.Command)(migrate.migrate)
 app.command("check")(check.check)
+app.command("forecast", cls=migrate.Command)(forecast.forecast)
 app.command("guests")(guests.guests)
 app.command("status")(history.status)
 app.command("watch")(watch.watch)

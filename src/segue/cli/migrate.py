@@ -136,6 +136,9 @@ def migrate(
         ),
     ] = None,
     policy: Annotated[str, typer.Option(metavar="NAME", help="Climb this ladder of segue.toml in place of Segue's own.")] = "",
+    observe_only: Annotated[
+        bool, typer.Option("--observe-only", help="Say what would be done when it does not converge, and do none of it.")
+    ] = False,
     auto_converge: Annotated[bool, typer.Option(help="Let QEMU slow the guest's CPUs when it does not converge.")] = True,
     copy_storage: Annotated[
         CopyStorage | None,
@@ -203,6 +206,7 @@ def migrate(
         overrides=parse_overrides(overrides or ()),
         limits=limits,
         policy=policy,
+        observe_only=observe_only,
         disks=disks,
         accept=accept or (),
         fix=fix,

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from segue import units
+from segue.core.forecast import MOST_THROTTLE, Forecast, Means, right_limit
 from segue.core.model import JobStatus, Limits, OnMiss, Progress
 from segue.core.policy import OWN, Decision, Policy, Rung
 
@@ -131,18 +132,66 @@ MISSED_GRACE_MS: Final = 60_000
 sent within the time of an iteration. What is still in pre-copy then is given up."""
 
 
-def plan(limits: Limits) -> Policy:
+_MEANS: Final = {
+    OnMiss.ABORT: Decision.GIVE_UP,
+    OnMiss.SUSPEND: Decision.SUSPEND,
+    OnMiss.POSTCOPY: Decision.START_POSTCOPY,
+    OnMiss.EXTEND: Decision.EXTEND,
+}
+
+
+def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: bool = False) -> Policy:
     """The ladder that Segue climbs where no other is asked for.
+
+    With a forecast it is that: the right downtime limit at once, slowing the guest only where that lets it converge and by as
+    much as that takes, post-copy as soon as all was sent once, or at once what was asked for when a promise cannot be kept.
+    Where the forecast is not sure of it, or there is none, iterations that bring no progress decide.
 
     Args:
         limits: what was promised and what is allowed.
+        expected: the forecast.
+        steers_throttle: auto-converge can be told on the way by how much to slow the guest.
     """
-    rungs: list[Rung] = []
     if limits.prefer_postcopy:
-        rungs.append(Rung(do=Decision.START_POSTCOPY, iteration=2))
-    elif limits.postcopy:
-        rungs.append(Rung(do=Decision.START_POSTCOPY, stalled=STALLED_ITERATIONS, unchanged_ms=STALLED_MS))
-    return Policy(name=OWN, rungs=tuple(rungs))
+        return Policy(name=OWN, rungs=(Rung(do=Decision.START_POSTCOPY, iteration=2),), why="post-copy is preferred")
+    way_out = Decision.START_POSTCOPY if limits.postcopy else _MEANS[limits.on_miss]
+    most = min(limits.max_slowdown_percent or MOST_THROTTLE, MOST_THROTTLE)
+    throttles = limits.auto_converge and steers_throttle
+    rungs: list[Rung] = []
+    match expected.choice if expected is not None else Means.PRECOPY:
+        case Means.PRECOPY:
+            if expected is not None and (limit_ms := right_limit(expected, limits)) < limits.max_downtime_ms:
+                rungs.append(Rung(do=Decision.ALLOW_DOWNTIME, iteration=1, downtime_ms=limit_ms))
+                rungs.append(_stalls(1, Decision.ALLOW_DOWNTIME, downtime_ms=limits.max_downtime_ms))
+            if limits.postcopy:
+                rungs.append(_stalls(STALLED_ITERATIONS, Decision.START_POSTCOPY))
+            elif throttles:
+                rungs.append(_stalls(STALLED_ITERATIONS, Decision.THROTTLE, throttle_percent=min(most, FIRST_THROTTLE)))
+                rungs.append(_stalls(3 * STALLED_ITERATIONS, Decision.THROTTLE, throttle_percent=most))
+        case Means.THROTTLED:
+            percent = expected.throttled.throttle_percent if expected is not None else most
+            if throttles:
+                rungs.append(Rung(do=Decision.THROTTLE, iteration=1, throttle_percent=percent))
+                rungs.append(_stalls(3 * STALLED_ITERATIONS, Decision.THROTTLE, throttle_percent=most))
+        case Means.POSTCOPY if expected is not None and expected.precopy.hopeless:
+            rungs.append(Rung(do=Decision.START_POSTCOPY, iteration=2))
+        case Means.POSTCOPY:
+            rungs.append(_stalls(STALLED_ITERATIONS, Decision.START_POSTCOPY))
+        case None if way_out is Decision.EXTEND:
+            pass
+        case None if expected is not None and expected.precopy.hopeless:
+            rungs.append(Rung(do=way_out, iteration=1 if way_out is Decision.GIVE_UP else 2))
+        case None:
+            rungs.append(_stalls(STALLED_ITERATIONS, way_out))
+    return Policy(name=OWN, rungs=tuple(rungs), why=expected.reason if expected is not None else "")
+
+
+FIRST_THROTTLE: Final = 60
+"""Without a forecast of how much is needed: QEMU's own 20 % is rarely enough, and each further step costs it seconds."""
+
+
+def _stalls(count: int, do: Decision, *, downtime_ms: int | None = None, throttle_percent: int | None = None) -> Rung:
+    return Rung(do=do, stalled=count, unchanged_ms=STALLED_MS, downtime_ms=downtime_ms, throttle_percent=throttle_percent)
 
 
 def decide(
@@ -191,14 +240,6 @@ def _missed(sample: Progress, limits: Limits) -> str:
     return ""
 
 
-_MEANS: Final = {
-    OnMiss.ABORT: Decision.GIVE_UP,
-    OnMiss.SUSPEND: Decision.SUSPEND,
-    OnMiss.POSTCOPY: Decision.START_POSTCOPY,
-    OnMiss.EXTEND: Decision.EXTEND,
-}
-
-
 def _on_miss(miss: str, sample: Progress, limits: Limits, climb: Climb) -> tuple[Choice, Climb]:
     """What was asked for when a promise is missed. What never got going is given up: there is nothing to go on with."""
     if sample.status is not JobStatus.ACTIVE:
@@ -237,7 +278,7 @@ def _act(rung: Rung, history: History, sample: Progress, limits: Limits, policy:
         acted_stalled=history.stalled,
     )
     words = [*rung.when(policy, sample), *_stall(rung, history, sample, climb)]
-    why = _why(history, sample, before_ms) if history.stalled else " and ".join(words)
+    why = _why(history, sample, before_ms) if history.stalled else policy.why or " and ".join(words)
     if downtime_ms is not None:
         why = f"{downtime_ms} ms: {why}"
     elif rung.throttle_percent is not None:

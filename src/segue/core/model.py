@@ -208,6 +208,7 @@ class MigrationSpec:
             ``vnc`` and where it listens.
         limits: what may be done to the guest.
         policy: the ladder that is climbed when it does not converge; ``None``: the one that Segue makes for it.
+        observe_only: what would be done about convergence is told, and not done.
         disks: how those that are not shared are copied; ``None``: they are not, all must be shared.
         probe: whom to ask all the while, to see what its clients see; ``None``: nobody.
         libvirt: what only libvirt can be asked for.
@@ -227,6 +228,7 @@ class MigrationSpec:
     overrides: tuple[tuple[str, str], ...] = ()
     limits: Limits = field(default_factory=Limits)
     policy: Policy | None = None
+    observe_only: bool = False
     disks: CopyWish | None = None
     probe: ProbeTarget | None = None
     libvirt: LibvirtWishes = field(default_factory=LibvirtWishes)

@@ -16,6 +16,7 @@ from typing import Protocol
 from segue.core.causes import Quote
 from segue.core.downtime import Client, Gap, Moments
 from segue.core.evidence import Evidence
+from segue.core.forecast import Touched, Window
 from segue.core.mends import Mend, Mended
 from segue.core.model import Guest, HostAddress, HostFacts, MigrationSpec, Progress
 from segue.core.preflight.facts import Offer, Parts, Standing
@@ -234,6 +235,24 @@ class Hypervisor(Protocol):
 
         Raises:
             HypervisorError: it cannot be undone.
+        """
+        ...
+
+    async def touched(self, guest: str) -> Touched:
+        """How much of a running guest's memory is in use, so that it would have to be sent.
+
+        Raises:
+            HypervisorError: it cannot be seen.
+        """
+        ...
+
+    async def dirtied(self, guest: str, *, seconds: int) -> Window:
+        """Watch a running guest for so many seconds, and say how much memory it dirtied. The guest runs on as before.
+
+        Where the watching has begun it goes on in the hypervisor, also while a migration begins.
+
+        Raises:
+            HypervisorError: it cannot be measured, or somebody else is measuring; nothing has changed.
         """
         ...
 

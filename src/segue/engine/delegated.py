@@ -101,6 +101,7 @@ class Delegated:
             "--auto-converge" if limits.auto_converge else "--no-auto-converge",
             f"--postcopy={'prefer' if limits.prefer_postcopy else 'allowed' if limits.postcopy else 'never'}",
             *("--on-miss", limits.on_miss),
+            *(["--observe-only"] if asked.observe_only else []),
             *_PERSIST[asked.persist],
             *_UNDEFINE[asked.undefine_source],
             *(word for part, value in asked.overrides for word in ("--set", f"{part}={value}")),

@@ -19,6 +19,7 @@ from segue.engine import holder
 from segue.engine.inventory import Inventory
 from segue.engine.journal import LEASE_MS, Journal, wall_ms
 from segue.engine.mending import Mender
+from segue.engine.outlook import Foresight, path_of
 from segue.engine.probe import Prober
 from segue.engine.runner import Report, Runner, Told
 from segue.errors import LeaseHeld, RefusedError
@@ -101,9 +102,18 @@ class Leader:
         try:
             attempt = await self._attempt(source, destination, journal)
             prober = await self._asking()
-            async with aclosing(attempt):
+            foresight = Foresight(record, source, await asyncio.to_thread(path_of, self._store, record))
+            async with aclosing(attempt), aclosing(foresight):
                 runner = self._runner = Runner(
-                    record.spec, attempt, source, destination, journal, now_ms=monotonic_ms, report=self._report, probe=prober
+                    record.spec,
+                    attempt,
+                    source,
+                    destination,
+                    journal,
+                    now_ms=monotonic_ms,
+                    report=self._report,
+                    probe=prober,
+                    foresight=foresight,
                 )
                 if self._cancelled:
                     runner.cancel()

@@ -27,11 +27,12 @@ from segue.core.record import Record
 from segue.core.storage import CopyWish
 from segue.core.wishes import LibvirtWishes
 from segue.drivers import driver as driver_of_kind
-from segue.engine import detached, preflight, probe
+from segue.engine import detached, outlook, preflight, probe
 from segue.engine.delegated import Delegated
 from segue.engine.inventory import Found, Inventory
 from segue.engine.journal import wall_ms
 from segue.engine.leader import DriverOf, Leader, never_begun
+from segue.engine.outlook import Outlook
 from segue.engine.preflight import Preflight
 from segue.engine.runner import Event, Told
 from segue.errors import (
@@ -57,6 +58,7 @@ class Request:
         control, transport, connections, persist, undefine_source, overrides: as in `MigrationSpec`.
         limits, disks, probe, libvirt: the same.
         policy: the name of a ladder in segue.toml; empty: Segue's own.
+        observe_only: as in `MigrationSpec`.
         migration_address, migration_ports: in place of the destination's own, as in `HostAddress`.
         accept: codes of preflight's blockers past which it is to go all the same.
         fix: what preflight finds in the way and Segue can mend by itself is mended, and undone if the guest is not moved.
@@ -76,6 +78,7 @@ class Request:
     overrides: tuple[tuple[str, str], ...] = ()
     limits: Limits = field(default_factory=Limits)
     policy: str = ""
+    observe_only: bool = False
     disks: CopyWish | None = None
     accept: tuple[str, ...] = ()
     fix: bool = False
@@ -232,6 +235,23 @@ class Migration:
         await detached.start(record)
         return record
 
+    async def forecast(self, *, tell: Callable[[str], None] = lambda _: None) -> tuple[Record, Outlook]:
+        """Look at both hosts and at the guest, and say what to expect; nothing is moved, and nothing is written down.
+
+        Args:
+            tell: is told what is being measured.
+
+        Raises:
+            SegueError: it would be refused, for the reason that it says.
+        """
+        try:
+            async with Inventory(self._driver) as inventory:
+                source, _, record = await self._record(inventory)
+                return record, await outlook.look(record, source, self._store_open(), tell=tell)
+        finally:
+            if self._store is not None:
+                self._store.close()
+
     def _store_open(self) -> Store:
         if self._store is None:
             raise AssertionError("the store is opened while the hosts are looked at")
@@ -300,6 +320,7 @@ class Migration:
             overrides=request.overrides,
             limits=policy.begin_with(request.limits) if policy else request.limits,
             policy=policy,
+            observe_only=request.observe_only,
             disks=request.disks,
             probe=request.probe,
             libvirt=request.libvirt,

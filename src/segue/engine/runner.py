@@ -24,6 +24,7 @@ from segue.core import causes, convergence, ownership, phases
 from segue.core.causes import Explained, Scene
 from segue.core.convergence import Choice, Climb, History
 from segue.core.downtime import parts
+from segue.core.forecast import Forecast
 from segue.core.model import DriverKind, JobStatus, MigrationSpec, Outcome, OutcomeKind, Owner, Progress
 from segue.core.ownership import Remedy, Verdict
 from segue.core.phases import Effect, Fact, State
@@ -32,6 +33,7 @@ from segue.core.ports import Attempt, Hypervisor, Probe
 from segue.core.record import Record, Settings, Wishes
 from segue.engine import failpoints
 from segue.engine.journal import Journal
+from segue.engine.outlook import Foresight
 from segue.errors import LeaseLost, SegueError
 
 PROOF_DEADLINE_MS: Final = 15_000
@@ -82,6 +84,7 @@ class Runner:
         now_ms: monotonic milliseconds.
         report: is told every state, every sample, every decision; must return at once.
         probe: asks the guest all the while; ``None``: nobody does.
+        foresight: keeps its forecast; ``None``: nobody does.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Runner:
         now_ms: Callable[[], int],
         report: Report,
         probe: Probe | None = None,
+        foresight: Foresight | None = None,
     ) -> None:
         self._spec = spec
         self._attempt = attempt
@@ -104,6 +108,7 @@ class Runner:
         self._now_ms = now_ms
         self._report = report
         self._probe = probe
+        self._foresight = foresight
         self._state = State.BEGIN
         self._phase = State.BEGIN
         self._may_have_run = False
@@ -120,7 +125,9 @@ class Runner:
         self._samples: AsyncIterator[Progress] | None = None
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
         self._limits = spec.limits
-        self._policy = spec.policy or convergence.plan(spec.limits)
+        self._steers_throttle = spec.driver is not DriverKind.LIBVIRT  # which takes no word about it on the way
+        self._policy = spec.policy or convergence.plan(spec.limits, steers_throttle=self._steers_throttle)
+        self._expects: Forecast | None = None
         self._history = History()
         self._climb = Climb()
         self._steered: list[Steered] = []
@@ -227,6 +234,8 @@ class Runner:
     async def _prepare(self) -> Fact:
         if self._cancel.is_set():
             return Fact.CANCEL_ASKED
+        if self._foresight is not None and self._spec.disks is None:  # copying disks has no forecast
+            self._foresight.begin()
         fact = await self._try(self._attempt.prepare(), Fact.PREPARED)
         return Fact.CANCEL_ASKED if fact is Fact.PREPARED and self._cancel.is_set() else fact
 
@@ -318,6 +327,18 @@ class Runner:
         self._history = convergence.observe(self._history, sample, convergence.allowed_ms(self._limits, self._climb))
         self._journal.sample(sample)
         self._report(sample)
+        if self._foresight is not None and (expected := self._foresight.take(sample, self._limits)) is not None:
+            self._expect(expected, self._foresight.words(expected, self._limits))
+
+    def _expect(self, expected: Forecast, words: str) -> None:
+        """Tell a forecast that differs from the last, and climb the ladder that it makes where no other was asked for."""
+        if words:
+            self._tell(words)
+        if self._expects is None or self._expects.choice is not expected.choice:
+            self._expects = expected
+            if self._spec.policy is None and self._climb.missed_ms is None:
+                self._policy = convergence.plan(self._limits, expected, steers_throttle=self._steers_throttle)
+                self._climb = replace(self._climb, rung=0)
 
     def _fact_of(self, sample: Progress) -> Fact | None:
         if sample.status is JobStatus.COMPLETED:
@@ -337,10 +358,13 @@ class Runner:
         )
         if choice.decision is Decision.CONTINUE:
             return None
-        steered = Steered(decision=choice.decision, reason=choice.reason)
+        only = "would (only observing): " if self._spec.observe_only else ""
+        steered = Steered(decision=choice.decision, reason=f"{only}{choice.reason}")
         self._steered.append(steered)
         self._journal.note(f"{steered.decision}: {steered.reason}")
         self._report(steered)
+        if self._spec.observe_only:
+            return None
         if choice.decision is Decision.GIVE_UP:
             self._error = f"Given up: {choice.reason}."
             await self._try(self._attempt.cancel(), Fact.BROKE)

@@ -14,7 +14,7 @@ import pytest
 
 from segue import units
 from segue.core.evidence import Sighting
-from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind
+from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, OnMiss, Outcome, OutcomeKind
 from segue.core.phases import PHASES, State
 from segue.core.ports import Store
 from segue.core.record import Action, Holder, Record, Step, Transition, Wishes
@@ -98,6 +98,7 @@ async def test_each_action_is_on_disk_before_it_is_done_and_how_it_ended_after(s
     assert [entry.action for entry in entries if entry.step is Step.INTENT] == [
         Action.LAUNCH_DESTINATION,
         Action.START,
+        Action.TUNE,  # the right downtime limit, once it is known
         Action.RESUME_DESTINATION,
         Action.END_SOURCE,
     ]
@@ -198,7 +199,7 @@ async def test_a_wish_is_granted_on_the_way_and_read_back(store: Store, monkeypa
 async def test_a_cancel_from_outside_turns_back_and_twice_is_as_good_as_once(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = Scene(store, bandwidth_bps=1024)  # it would take for ever
+    scene = Scene(store, bandwidth_bps=1024, on_miss=OnMiss.EXTEND)  # it would take for ever
     monkeypatch.setattr("segue.engine.journal.POLL_S", 0.05)
     leading = asyncio.create_task(scene.run())
     while scene.written.state is not State.PERFORM:  # noqa: ASYNC110  # gives way

@@ -11,10 +11,11 @@ from segue import config, units
 from segue.core.evidence import Sighting
 from segue.core.model import DriverKind, HostAddress, JobStatus, Limits, OutcomeKind, Progress
 from segue.core.phases import State
+from segue.core.policy import Policy
 from segue.drivers.simulated import SimGuest, SimulatedDriver, World
 from segue.engine import runner
 from segue.engine.migration import Migration, Request
-from segue.engine.runner import Event, Steered
+from segue.engine.runner import Event, Steered, Told
 from segue.errors import (
     DestinationTaken,
     GuestAmbiguous,
@@ -55,9 +56,23 @@ class Rehearsal:
         )
 
     def migration(
-        self, guest: str = "web", destination: str = "beta", source: str = "", limits: Limits | None = None
+        self,
+        guest: str = "web",
+        destination: str = "beta",
+        source: str = "",
+        limits: Limits | None = None,
+        policy: str = "",
+        *,
+        observe_only: bool = False,
     ) -> Migration:
-        request = Request(guest=guest, destination=destination, source=source, limits=limits or Limits())
+        request = Request(
+            guest=guest,
+            destination=destination,
+            source=source,
+            limits=limits or Limits(),
+            policy=policy,
+            observe_only=observe_only,
+        )
         return Migration(request, self.settings, driver=lambda _: self.driver, store=lambda: open_store(self.state))
 
     @property
@@ -108,10 +123,49 @@ async def test_a_guest_that_outruns_the_link_goes_over_to_post_copy_when_allowed
 
 async def test_a_guest_that_outruns_the_link_is_given_up_at_the_deadline() -> None:
     rehearsal = Rehearsal(FLAT_OUT)
+    rehearsal.settings = replace(rehearsal.settings, policies={"idle": Policy(name="idle")})
     with pytest.raises(MigrationFailed, match="not done within 30") as caught:
-        await rehearsal.migration(limits=Limits(within_ms=30_000))
+        await rehearsal.migration(limits=Limits(within_ms=30_000), policy="idle")
     assert caught.value.exit_code == 1
     assert rehearsal.shown == {"alpha": Sighting.RUNNING}
+
+
+async def test_a_promise_that_nothing_allowed_can_keep_is_declined_while_the_guest_is_hardly_on_its_way() -> None:
+    rehearsal = Rehearsal(FLAT_OUT)
+    migration = rehearsal.migration(limits=Limits(auto_converge=False))
+    with pytest.raises(MigrationFailed, match=r"pre-copy does not converge: it needs .* what would move it: --max-downtime"):
+        await migration
+    assert rehearsal.world.now_ms < 2_000
+    assert rehearsal.shown == {"alpha": Sighting.RUNNING}
+
+
+async def test_only_observing_tells_what_would_be_done_and_does_none_of_it() -> None:
+    rehearsal = Rehearsal(FLAT_OUT)
+    migration = rehearsal.migration(limits=Limits(postcopy=True), observe_only=True)
+
+    def react(event: Event) -> None:
+        if isinstance(event, Steered):
+            migration.cancel()
+
+    with pytest.raises(MigrationCancelled):
+        await follow(migration, react)
+    assert migration.outcome is not None
+    assert "start-post-copy: would (only observing)" in migration.outcome.decisions[0]
+    assert rehearsal.shown == {"alpha": Sighting.RUNNING}
+
+
+async def test_a_guest_that_only_throttling_lets_converge_is_slowed_by_as_much_as_it_takes() -> None:
+    rehearsal = Rehearsal(FLAT_OUT)
+    outcome = await rehearsal.migration(limits=Limits(max_slowdown_percent=60))
+    assert {decision.partition(":")[0] for decision in outcome.decisions} == {"throttle"}
+    assert rehearsal.shown == {"beta": Sighting.RUNNING}
+
+
+async def test_what_is_forecast_is_told_before_it_comes_so() -> None:
+    rehearsal = Rehearsal(replace(IDLE, memory_bytes=2 * units.GIB))
+    events = await follow(rehearsal.migration())
+    told = [event.text for event in events if isinstance(event, Told)]
+    assert any(text.startswith("forecast: pre-copy: ") for text in told), told
 
 
 @pytest.mark.parametrize("state", [State.PREPARE, State.PERFORM])

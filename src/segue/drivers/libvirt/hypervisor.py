@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
@@ -14,11 +15,12 @@ from segue import units
 from segue.core import causes, virsh
 from segue.core.causes import Scene
 from segue.core.evidence import Evidence, Sighting
+from segue.core.forecast import Touched, Window, sampled
 from segue.core.mends import Mend, Mended
 from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor
 from segue.core.preflight.facts import Offer, Parts, Standing
-from segue.drivers.libvirt import definitions, fold, hosting, mending, runtime, standing
+from segue.drivers.libvirt import definitions, fold, hosting, measure, mending, runtime, standing
 from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError, Unsupported
 
 T = TypeVar("T")
@@ -156,6 +158,32 @@ class LibvirtHypervisor:
     async def unmend(self, guest: str, mended: Mended) -> None:
         """Put the device's XML back."""
         await self.ask(lambda connection: mending.unmend(connection.lookupByName(guest), mended))
+
+    async def touched(self, guest: str) -> Touched:
+        """The resident part of its QEMU, less what is QEMU's own."""
+        found = await self.ask(lambda connection: measure.in_use(connection.lookupByName(guest)))
+        if found is None:
+            raise HypervisorError(f"libvirt on {self.host} does not say how much memory {guest} uses.", host=self.host)
+        return found
+
+    async def dirtied(self, guest: str, *, seconds: int) -> Window:
+        """By QEMU's sampling of pages, through libvirt."""
+        if not hasattr(libvirt.virDomain, "startDirtyRateCalc"):
+            raise HypervisorError("This libvirt (before 7.2) cannot measure a dirty rate.", host=self.host)
+
+        def begin(connection: libvirt.virConnect) -> tuple[libvirt.virDomain, int]:
+            domain = connection.lookupByName(guest)
+            measure.start(domain, seconds)
+            return domain, domain.maxMemory() * units.KIB
+
+        domain, memory_bytes = await self.ask(begin)
+        await asyncio.sleep(seconds)
+        until = time.monotonic() + measure.GRACE_S
+        while (rate := await self.ask(lambda connection: measure.measured(connection, domain))) is None:
+            if time.monotonic() > until:
+                raise HypervisorError(f"libvirt on {self.host} measures no dirty rate of {guest}.", host=self.host)
+            await asyncio.sleep(measure.LOOK_S)
+        return sampled(rate, seconds=seconds, per_gib=measure.SAMPLES_PER_GIB, memory_bytes=memory_bytes)
 
     async def start(self, guest: str) -> None:
         """Start a domain that is defined."""

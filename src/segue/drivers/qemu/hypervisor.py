@@ -9,11 +9,12 @@ from typing import Final
 
 from segue.core import argv, twin
 from segue.core.evidence import Evidence, Sighting
+from segue.core.forecast import Touched, Window
 from segue.core.mends import Mend, Mended
 from segue.core.model import DriverKind, Guest, GuestProcess, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor
 from segue.core.preflight.facts import Offer, Parts, Standing
-from segue.drivers.qemu import fold, hosting, launch, mending, processes, standing
+from segue.drivers.qemu import fold, hosting, launch, measure, mending, processes, standing
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Sessions, absolute, no_monitor
 from segue.errors import HostUnreachable, HypervisorError, PrepareFailed, RefusedError, SegueError
@@ -141,6 +142,23 @@ class QemuHypervisor:
         """Tell its monitor to have it back."""
         async with self.sessions.use(await self._there(guest)) as session:
             await mending.unmend(session, mended)
+
+    async def touched(self, guest: str) -> Touched:
+        """The resident part of its memory, from the process table."""
+        return await measure.touched(self.shell, await self._running(guest))
+
+    async def dirtied(self, guest: str, *, seconds: int) -> Window:
+        """By QEMU's own sampling of pages."""
+        process = await self._running(guest)
+        async with self.sessions.use(process) as session:
+            memory_bytes = argv.memory_bytes(process.line)
+            return await measure.dirtied(session, host=self.host, seconds=seconds, memory_bytes=memory_bytes)
+
+    async def _running(self, guest: str) -> Process:
+        process = await self.process(guest)
+        if process is None:
+            raise HypervisorError(f"{guest} does not run on {self.host}.", host=self.host)
+        return process
 
     async def start(self, guest: str) -> None:
         """Start it from its launch record."""

@@ -39,12 +39,18 @@ def throttle(percent: int) -> dict[str, int]:
     return {"cpu-throttle-initial": percent, "cpu-throttle-increment": percent, "max-cpu-throttle": percent}
 
 
+LEAST_PERCENT: Final = 1
+"""What auto-converge is held at where Segue's own ladder decides when it is to begin, and by how much: QEMU takes no 0."""
+
+
 def throttling(limits: Limits, policy: Policy | None) -> dict[str, int]:
     """The parameters of auto-converge at the start. QEMU keeps those of the last migration: all are set each time."""
     if policy is not None and policy.throttle_initial is not None:
         initial, increment = policy.throttle_initial, policy.throttle_increment or QEMU_THROTTLE["cpu-throttle-increment"]
-    else:
+    elif policy is not None:
         initial, increment = QEMU_THROTTLE["cpu-throttle-initial"], QEMU_THROTTLE["cpu-throttle-increment"]
+    else:
+        return throttle(LEAST_PERCENT)
     most = limits.max_slowdown_percent or QEMU_THROTTLE["max-cpu-throttle"]
     return {"cpu-throttle-initial": min(initial, most), "cpu-throttle-increment": min(increment, most), "max-cpu-throttle": most}
 

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 from segue.core.causes import Quote
 from segue.core.downtime import Moments
 from segue.core.evidence import Evidence, Sighting
+from segue.core.forecast import Range, Touched, Window
 from segue.core.mends import Mend, Mended
 from segue.core.model import Control, DriverKind, Guest, GuestState, HostAddress, HostFacts, JobStatus, MigrationSpec, Progress
 from segue.core.ports import ActionLog, Hypervisor
 from segue.core.preflight.facts import Cpu, HostMemory, Memory, Offer, Parts, Standing
 from segue.core.record import Action, Settings
-from segue.drivers.simulated.world import Stream, World
+from segue.drivers.simulated.world import SimGuest, Stream, World
 from segue.errors import HostUnreachable, HypervisorError, PrepareFailed, Unsupported
 
 _STATES = {
@@ -90,6 +91,22 @@ class SimulatedHypervisor:
     async def unmend(self, guest: str, mended: Mended) -> None:  # noqa: ARG002  # it is in what was written down
         """Put it back."""
         self.world.mended.discard(mended.before)
+
+    async def touched(self, guest: str) -> Touched:
+        """All of it is in use."""
+        count = self._running(guest).memory_bytes
+        return Touched(bytes=Range(low=count, likely=count, high=count), how="simulated")
+
+    async def dirtied(self, guest: str, *, seconds: int) -> Window:
+        """What its model says; time passes only when a migration is looked at."""
+        await asyncio.sleep(0)
+        return Window(ms=seconds * 1000, dirtied_bytes=self._running(guest).dirtied(seconds * 1000))
+
+    def _running(self, guest: str) -> SimGuest:
+        found = self.world.guests.get(guest)
+        if found is None or found.copies.get(self._host) is not Sighting.RUNNING:
+            raise HypervisorError(f"{guest} does not run on {self._host}.", host=self._host)
+        return found
 
     async def start(self, guest: str) -> None:
         """Let a guest run that is defined here."""

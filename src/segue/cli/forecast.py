@@ -1,0 +1,122 @@
+"""``segue forecast``: say beforehand what a migration would come to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from segue import units
+from segue.cli import render
+from segue.cli.migrate import PostCopy
+from segue.core.model import Control, Limits, Transport
+
+if TYPE_CHECKING:
+    from segue.core.forecast import Forecast, Prospect, Seen
+
+
+def forecast(
+    guest: Annotated[str, typer.Argument(help="Name or UUID of a running guest.")],
+    destination: Annotated[str, typer.Argument(help="A host's name in segue.toml, or a connection URI.")],
+    *,
+    source: Annotated[
+        str, typer.Option("--from", metavar="HOST", help="Where the guest is, a name or a URI; default: look on every host.")
+    ] = "",
+    control: Annotated[Control, typer.Option(help="As for migrate.")] = Control.DIRECT,
+    transport: Annotated[Transport, typer.Option(help="As for migrate.")] = Transport.NATIVE,
+    max_downtime: Annotated[str, typer.Option(metavar="TIME", help="As for migrate (bare: ms).")] = "300ms",
+    bandwidth: Annotated[str, typer.Option(metavar="RATE", help="As for migrate (bare: MiB/s).")] = "",
+    within: Annotated[str, typer.Option(metavar="TIME", help="As for migrate (bare: seconds).")] = "",
+    max_slowdown: Annotated[str, typer.Option(metavar="PERCENT", help="As for migrate.")] = "",
+    max_bytes: Annotated[str, typer.Option(metavar="SIZE", help="As for migrate.")] = "",
+    postcopy: Annotated[
+        PostCopy | None, typer.Option("--postcopy", metavar="[never|allowed|prefer]", help="As for migrate; alone: allowed.")
+    ] = None,
+    auto_converge: Annotated[bool, typer.Option(help="As for migrate.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Say how long a migration would take, how long the guest would stand still, whether it converges at all, and what to choose.
+
+    The guest is watched for seven seconds, and runs on as before. Nothing is moved. Exit status 1 where nothing that is allowed
+    keeps what is promised, or something was not measured.
+
+    \b
+    Examples:
+      segue forecast web1 beta
+      segue forecast web1 beta --max-downtime 100ms --within 10min --postcopy
+      segue forecast web1 beta --json
+    """  # noqa: D301  # \b is click's mark for "keep these lines"
+    import asyncio
+
+    import segue
+    from segue.core.forecast import sentence
+
+    limits = Limits(
+        max_downtime_ms=units.parse_downtime_ms(max_downtime),
+        bandwidth_bps=units.parse_rate(bandwidth) if bandwidth else None,
+        postcopy=postcopy in (PostCopy.ALLOWED, PostCopy.PREFER),
+        prefer_postcopy=postcopy is PostCopy.PREFER,
+        auto_converge=auto_converge,
+        max_slowdown_percent=units.parse_percent(max_slowdown) if max_slowdown else None,
+        within_ms=units.parse_duration_ms(within, bare="s") if within else None,
+        max_bytes=units.parse_bytes(max_bytes) if max_bytes else None,
+    )
+    migration = segue.migrate(guest, destination, source=source, control=control, transport=transport, limits=limits)
+    record, outlook = asyncio.run(migration.forecast(tell=(lambda _: None) if as_json else render.say))
+    expected = outlook.expected
+    if as_json:
+        render.print_json(
+            {
+                "guest": record.spec.guest,
+                "source": record.spec.source,
+                "destination": record.spec.destination,
+                "sentence": sentence(expected, limits) if expected else "",
+                "unmeasured": outlook.unmeasured,
+                "seen": asdict(outlook.seen),
+                "forecast": asdict(expected) if expected else None,
+            }
+        )
+    else:
+        for line in _seen(outlook.seen):
+            typer.echo(line)
+        for missing in outlook.unmeasured:
+            render.say(f"not measured: {missing}")
+        if expected is not None:
+            typer.echo("")
+            _table(expected)
+            typer.echo(f"\n{sentence(expected, limits)[:1].upper()}{sentence(expected, limits)[1:]}.")
+    raise typer.Exit(0 if expected is not None and expected.choice is not None else 1)
+
+
+def _seen(seen: Seen) -> list[str]:
+    lines = []
+    if seen.touched is not None:
+        lines.append(f"memory in use  {seen.touched.bytes.shown(units.format_bytes)}, {seen.touched.how}")
+    if seen.windows:
+        dirtied = ", ".join(f"{units.format_bytes(one.dirtied_bytes)} in {one.ms // 1000} s" for one in seen.windows)
+        lines.append(f"dirtied        {dirtied}")
+    if seen.path is not None:
+        lines.append(f"the path       {seen.path.bps.shown(units.format_rate)}, {seen.path.how}")
+    return lines
+
+
+def _table(expected: Forecast) -> None:
+    rows = [_row(prospect) for prospect in (expected.precopy, expected.throttled, expected.postcopy)]
+    render.table(("WAY", "CONVERGES", "TAKES", "STANDS STILL", "SENDS"), rows, none="")
+    typer.echo(f"\nPre-copy needs {expected.needed_downtime_ms.shown(units.format_duration_ms)} of standstill to converge.")
+
+
+def _row(prospect: Prospect) -> tuple[str, ...]:
+    way = f"{prospect.means} ({prospect.throttle_percent} %)" if prospect.throttle_percent else str(prospect.means)
+    verdict = ("" if prospect.sure else "likely ") + ("yes" if prospect.converges else "no")
+    if prospect.total_ms is None or prospect.downtime_ms is None or prospect.sent_bytes is None:
+        return (way, verdict, "-", "-", "-")
+    duration = units.format_duration_ms
+    return (
+        way,
+        verdict,
+        prospect.total_ms.shown(duration),
+        prospect.downtime_ms.shown(duration),
+        prospect.sent_bytes.shown(units.format_bytes),
+    )

@@ -1,0 +1,83 @@
+"""What a running QEMU uses and dirties, measured without stopping it: the resident set of its process, and QEMU's own sampling.
+
+``calc-dirty-rate`` hashes a sample of pages at the beginning and at the end of a window. Of its modes this one, the default, is
+the only one that is safe everywhere: under TCG the others (dirty-bitmap, dirty-ring) crash QEMU 7.2, and the guest with it. It
+counts pages, each once, in whole MiB a second; blocks of memory below 128 MiB it leaves out. What may live here: these queries
+and the reading of answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Final
+
+from segue import units
+from segue.core import argv
+from segue.core.forecast import Range, Touched, Window, sampled
+from segue.drivers.qemu.processes import Process
+from segue.drivers.qemu.session import Session
+from segue.errors import HypervisorError
+from segue.hosts import HostShell
+from segue.hosts.shell import checked
+
+SAMPLES_PER_GIB: Final = 4096
+"""The most that QEMU takes (migration/dirtyrate.h, MAX_SAMPLE_PAGE_COUNT); its default, 512, finds a set of 16 MiB in 8 pages."""
+LOOK_S: Final = 0.1
+GRACE_S: Final = 5.0
+"""After the window, for the pages to be hashed again."""
+SMAPS_DEADLINE_S: Final = 5.0
+_MAPPING: Final = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ ")
+_FIGURE: Final = re.compile(rb"^(Size|Rss|Swap|Private_Hugetlb|Shared_Hugetlb): +([0-9]+) kB$")
+_IN_USE: Final = (b"Rss", b"Swap", b"Private_Hugetlb", b"Shared_Hugetlb")
+
+
+async def touched(shell: HostShell, process: Process) -> Touched:
+    """Memory of the guest that is in use: the resident part of the mapping that holds it.
+
+    Raises:
+        HypervisorError: the process table cannot be read.
+    """
+    command = ["cat", f"/proc/{process.pid}/smaps"]
+    done = checked(shell.name, command, await shell.run(command, deadline_s=SMAPS_DEADLINE_S))
+    return in_use(done.stdout, argv.memory_bytes(process.line))
+
+
+def in_use(smaps: bytes, memory_bytes: int | None) -> Touched:
+    """Read ``/proc/PID/smaps``.
+
+    Args:
+        smaps: its text.
+        memory_bytes: the guest's memory; ``None`` where its command line does not say.
+    """
+    mappings: list[dict[bytes, int]] = []
+    for line in smaps.splitlines():
+        if _MAPPING.match(line):
+            mappings.append({})
+        elif mappings and (figure := _FIGURE.match(line)):
+            mappings[-1][figure[1]] = int(figure[2]) * units.KIB
+    everything = [(one.get(b"Size", 0), sum(one.get(name, 0) for name in _IN_USE)) for one in mappings]
+    of_guest = [used for size, used in everything if size == memory_bytes]
+    if of_guest:
+        used = max(of_guest)
+        return Touched(bytes=Range(low=used * 97 // 100, likely=used, high=used), how="resident memory of the guest")
+    used = sum(used for _, used in everything)  # several blocks, or shared with something: QEMU's own is in it
+    most = min(used, memory_bytes or used)
+    return Touched(bytes=Range(low=most * 3 // 4, likely=most * 9 // 10, high=most), how="resident memory of the QEMU process")
+
+
+async def dirtied(session: Session, *, host: str, seconds: int, memory_bytes: int | None) -> Window:
+    """Let QEMU watch for so many seconds.
+
+    Raises:
+        HypervisorError: it does not know how (before 5.2), or is measuring for somebody else.
+    """
+    await session.execute("calc-dirty-rate", {"calc-time": seconds, "sample-pages": SAMPLES_PER_GIB})
+    await asyncio.sleep(seconds)
+    try:
+        async with asyncio.timeout(GRACE_S):
+            while (answer := await session.query("query-dirty-rate")).get("status") != "measured":  # noqa: ASYNC110  # no event
+                await asyncio.sleep(LOOK_S)
+    except TimeoutError:
+        raise HypervisorError(f"QEMU measures no dirty rate: {answer.get('status')}.", host=host) from None
+    return sampled(answer.get("dirty-rate"), seconds=seconds, per_gib=SAMPLES_PER_GIB, memory_bytes=memory_bytes)

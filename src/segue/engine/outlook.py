@@ -1,0 +1,226 @@
+"""Measures what a forecast is made from: what the guest uses and dirties, and what the way to the destination carries.
+
+What a path carries is not tried out: that would take it from others. It is what the last migrations over it were seen to get, or
+what the operator says of the link; with neither it was not measured, and that is said. What may live here: asking the drivers and
+the store; the arithmetic is `segue.core.forecast`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from segue import units
+from segue.core import forecast
+from segue.core.forecast import (
+    GOODPUT,
+    RATES_NEEDED,
+    WINDOWS_S,
+    Forecast,
+    Live,
+    Path,
+    Prospect,
+    Range,
+    Seen,
+    Touched,
+    UnderWay,
+    Window,
+)
+from segue.core.model import DriverKind, HostAddress, JobStatus, Limits, OutcomeKind, Progress
+from segue.core.ports import Hypervisor, Store
+from segue.core.record import Record
+from segue.errors import SegueError
+
+MOST_LOOKED_AT: Final = 3
+"""Migrations over the same path whose rates are looked at, the newest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What was measured, and what it comes to.
+
+    Attributes:
+        expected: ``None`` where something that it needs was not measured.
+        unmeasured: what was not, and why, one sentence each.
+    """
+
+    seen: Seen
+    expected: Forecast | None
+    unmeasured: tuple[str, ...] = ()
+
+
+async def look(record: Record, source: Hypervisor, store: Store, *, tell: Callable[[str], None] = lambda _: None) -> Outlook:
+    """Measure, and say what to expect. The guest runs on as before; it takes as long as `WINDOWS_S` together.
+
+    Args:
+        record: the migration that is thought of.
+        source: where the guest runs.
+        store: where earlier migrations are written down.
+        tell: is told what is being measured.
+    """
+    unmeasured: list[str] = []
+    touched: Touched | None = None
+    windows: list[Window] = []
+    path = await asyncio.to_thread(path_of, store, record)
+    if path is None:
+        unmeasured.append(
+            f"what the way from {record.spec.source} to {record.spec.destination} carries: no migration over it is written down; "
+            "give a link_speed in segue.toml, or --bandwidth"
+        )
+    try:
+        touched = await source.touched(record.spec.guest)
+    except SegueError as error:
+        unmeasured.append(f"memory in use: {error.message}")
+    try:
+        for seconds in WINDOWS_S:
+            tell(f"watching for {seconds} s how much memory {record.spec.guest} dirties")
+            windows.append(await source.dirtied(record.spec.guest, seconds=seconds))
+    except SegueError as error:
+        unmeasured.append(f"dirtied memory: {error.message}")
+    seen = Seen(touched=touched, windows=tuple(windows), path=path)
+    return Outlook(seen=seen, expected=forecast.forecast(seen, record.spec.limits), unmeasured=tuple(unmeasured))
+
+
+class Foresight:
+    """The forecast of a migration that begins, corrected while it runs.
+
+    The guest is watched while both hosts are made ready and while its memory is sent for the first time: nothing waits for it.
+
+    Args:
+        record: the migration.
+        source: where the guest runs.
+        path: what the way to the destination carries; ``None`` where nobody knows before it is seen.
+    """
+
+    def __init__(self, record: Record, source: Hypervisor, path: Path | None) -> None:
+        self._record = record
+        self._source = source
+        self._seen = Seen(path=path)
+        self._live = Live()
+        self._fresh = False
+        self._told: Forecast | None = None
+        self._measuring: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Begin to measure. libvirt takes the request only before the migration has begun, and the answer is there later."""
+        self._measuring = asyncio.create_task(self._measure())
+
+    async def _measure(self) -> None:
+        guest = self._record.spec.guest
+        by_libvirt = self._record.spec.driver is DriverKind.LIBVIRT
+        watching = asyncio.create_task(self._source.dirtied(guest, seconds=LIBVIRTS_WINDOW_S if by_libvirt else 1))
+        try:
+            with contextlib.suppress(SegueError):  # then there is no forecast, and iterations decide
+                self._learn(touched=await self._source.touched(guest))
+                self._learn(window=await watching)
+                if not by_libvirt:
+                    self._learn(window=await self._source.dirtied(guest, seconds=2))
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    def _learn(self, *, touched: Touched | None = None, window: Window | None = None) -> None:
+        seen = self._seen
+        self._seen = replace(
+            seen,
+            touched=touched or seen.touched,
+            windows=(*seen.windows, window) if window else seen.windows,
+        )
+        self._fresh = True
+
+    def take(self, sample: Progress, limits: Limits) -> Forecast | None:
+        """One more sample.
+
+        Returns:
+            The forecast where something new is known; ``None`` where nothing is, or not enough for one.
+        """
+        if sample.status is not JobStatus.ACTIVE:
+            return None
+        before, self._live = self._live, self._live.then(sample)
+        news = self._fresh or before.iteration != self._live.iteration or len(self._live.rates) == RATES_NEEDED
+        if not news:
+            return None
+        self._fresh = False
+        now = UnderWay(
+            elapsed_ms=sample.elapsed_ms,
+            sent_bytes=sample.sent_bytes,
+            left_bytes=sample.ram_remaining_bytes,
+            first=sample.iteration <= 1,
+        )
+        return forecast.forecast(self._live.correct(self._seen), limits, now)
+
+    def words(self, expected: Forecast, limits: Limits) -> str:
+        """The forecast in a sentence where it differs from what was told last; empty where it is much the same."""
+        last, self._told = self._told, expected
+        if last is not None and last.choice is expected.choice and not _is_another(last.chosen, expected.chosen):
+            self._told = last
+            return ""
+        return f"forecast{', corrected' if last is not None else ''}: {forecast.sentence(expected, limits)}"
+
+    async def aclose(self) -> None:
+        """Stop measuring. May be repeated."""
+        if self._measuring is not None:
+            self._measuring.cancel()
+            await asyncio.gather(self._measuring, return_exceptions=True)
+
+
+def _is_another(last: Prospect | None, now: Prospect | None) -> bool:
+    """It will take so much longer or shorter that it should be told."""
+    if last is None or now is None or last.total_ms is None or now.total_ms is None:
+        return False
+    return abs(now.total_ms.likely - last.total_ms.likely) * 100 > WORTH_TELLING_PERCENT * last.total_ms.likely
+
+
+WORTH_TELLING_PERCENT: Final = 20
+LIBVIRTS_WINDOW_S: Final = 2
+"""libvirt can be asked for one window only, as no other can be begun while the migration runs: long enough to tell something."""
+
+
+def path_of(store: Store, record: Record) -> Path | None:
+    """What the way between the two hosts carries; ``None`` where nobody knows. Blocks."""
+    said = link(record.source, record.destination)
+    limit_bps = record.spec.limits.bandwidth_bps
+    rates = [rate for past in _past(store, record) if (rate := _rate(store, past)) is not None][:MOST_LOOKED_AT]
+    if rates:
+        low, likely, high = min(rates), round(statistics.median(rates)), max(rates)
+        how = f"seen in {len(rates)} migration{'s' * (len(rates) > 1)} over the same path"
+        return Path(bps=Range(low=low * 97 // 100, likely=likely, high=high * 103 // 100), how=how)
+    if said is not None:
+        likely = round(said * GOODPUT)
+        return Path(bps=Range(low=likely * 95 // 100, likely=likely, high=likely), how="link_speed in segue.toml")
+    if limit_bps is not None:
+        return Path(bps=Range(low=limit_bps * 9 // 10, likely=limit_bps, high=limit_bps), how="the limit that was asked for")
+    return None
+
+
+def link(source: HostAddress, destination: HostAddress) -> int | None:
+    """The slower of both links, as segue.toml has them; ``None`` where it says nothing."""
+    said = [address.link_bps for address in (source, destination) if address.link_bps is not None]
+    return min(said) if said else None
+
+
+def _past(store: Store, record: Record) -> list[Record]:
+    spec = record.spec
+    return [
+        past
+        for past in store.find(host=spec.destination, limit=20)
+        if past.outcome is not None
+        and past.outcome.outcome is OutcomeKind.MOVED
+        and past.spec.limits.bandwidth_bps is None
+        and (past.spec.source, past.spec.destination) == (spec.source, spec.destination)
+        and (past.spec.driver, past.spec.transport) == (spec.driver, spec.transport)
+    ]
+
+
+def _rate(store: Store, past: Record) -> int | None:
+    """What a migration got while it sent: the median of its samples, less their first, in which TCP only begins."""
+    rates = [
+        sample.progress.throughput_bps
+        for sample in store.samples(past.id)
+        if sample.progress.status is JobStatus.ACTIVE and sample.progress.throughput_bps > units.MIB
+    ][1:]
+    return round(statistics.median(rates)) if len(rates) > 2 else None

@@ -1,0 +1,259 @@
+"""Forecasts: ends that are known, what windows tell, what is corrected on the way, and the ladders that come of it."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segue.core.convergence import plan
+from segue.core.forecast import (
+    Live,
+    Means,
+    Path,
+    Range,
+    Seen,
+    Touched,
+    UnderWay,
+    Window,
+    curves,
+    fixed_point,
+    forecast,
+    play,
+    right_limit,
+    sampled,
+    sentence,
+)
+from segue.core.model import JobStatus, Limits, OnMiss, Progress
+from segue.core.policy import Decision
+from segue.units import GIB, MIB
+
+GBIT = round(125_000_000 * 0.956)
+MBIT_300 = round(37_500_000 * 0.956)
+
+
+def exactly(value: int) -> Range:
+    return Range(low=value, likely=value, high=value)
+
+
+def seen(
+    *, memory: int = 512 * MIB, working_set: int = 0, rate: int = 0, bps: int = GBIT, windows: tuple[int, ...] = (1, 2, 4)
+) -> Seen:
+    """What would be measured, without noise, of a guest that writes `rate` bytes a second into a working set."""
+    return Seen(
+        touched=Touched(bytes=exactly(memory), how="said"),
+        windows=tuple(Window(ms=1000 * one, dirtied_bytes=min(working_set, rate * one)) for one in windows),
+        path=Path(bps=exactly(bps), how="said"),
+        own_ms=exactly(500),
+    )
+
+
+# --- calls that are known
+
+
+@pytest.mark.parametrize(
+    ("what", "limits", "converges", "choice"),
+    [
+        (seen(), Limits(), True, Means.PRECOPY),
+        # 16 MiB written flat out at 300 Mbit/s: never with 300 ms, 4.24 s with 500 ms (as measured)
+        (seen(memory=128 * MIB, working_set=16 * MIB, rate=GIB, bps=MBIT_300), Limits(auto_converge=False), False, None),
+        (seen(memory=128 * MIB, working_set=16 * MIB, rate=GIB, bps=MBIT_300), Limits(max_downtime_ms=500), True, Means.PRECOPY),
+        # 200 MiB at 150 MiB/s over 1 Gbit/s: never; 3.7 s by post-copy
+        (seen(working_set=200 * MIB, rate=150 * MIB), Limits(postcopy=True), False, Means.POSTCOPY),
+        (seen(working_set=200 * MIB, rate=150 * MIB), Limits(), False, Means.THROTTLED),
+        (seen(working_set=200 * MIB, rate=150 * MIB), Limits(max_slowdown_percent=10), False, None),
+        (seen(working_set=200 * MIB, rate=50 * MIB), Limits(), True, Means.PRECOPY),
+        (seen(working_set=200 * MIB, rate=50 * MIB), Limits(within_ms=2_000), True, None),
+        (seen(working_set=200 * MIB, rate=50 * MIB), Limits(max_bytes=512 * MIB), True, None),
+        (seen(), Limits(prefer_postcopy=True, postcopy=True), True, Means.POSTCOPY),
+    ],
+)
+def test_the_call_is_right_where_the_end_is_known(what, limits, converges, choice):
+    expected = forecast(what, limits)
+    assert expected is not None
+    assert (expected.precopy.converges, expected.choice) == (converges, choice)
+    assert sentence(expected, limits)
+
+
+def test_the_smallest_limit_that_works_is_the_set_over_the_path():
+    expected = forecast(seen(memory=128 * MIB, working_set=16 * MIB, rate=GIB, bps=MBIT_300), Limits())
+    assert expected is not None
+    assert expected.needed_downtime_ms.likely == pytest.approx(468, abs=2)
+
+
+def test_an_idle_guest_takes_what_its_memory_takes():
+    expected = forecast(seen(memory=GIB), Limits())
+    assert expected is not None
+    assert expected.precopy.total_ms is not None
+    bound_ms = GIB / GBIT * 1000
+    assert expected.precopy.total_ms.likely - 500 - 70 == pytest.approx(bound_ms, rel=0.01)
+
+
+@pytest.mark.parametrize("missing", ["touched", "windows", "path"])
+def test_what_was_not_measured_makes_no_forecast(missing):
+    what = seen()
+    parts = {"touched": what.touched, "windows": what.windows, "path": what.path}
+    parts[missing] = () if missing == "windows" else None
+    assert forecast(Seen(**parts), Limits()) is None  # type: ignore[arg-type]
+
+
+# --- what windows tell
+
+
+SIZES = st.integers(1, 4096).map(lambda mib: mib * MIB)
+
+
+@given(SIZES, st.floats(0, 8), SIZES, st.lists(st.integers(0, 400), min_size=1, max_size=4))
+def test_the_courses_rise_never_fall_and_hold_what_is_so(working_set, speed, memory, errors_mib):
+    rate = round(working_set * speed)
+    windows = [
+        Window(ms=1000 * 2**n, dirtied_bytes=min(working_set, rate * 2**n), error_bytes=error * MIB)
+        for n, error in enumerate(errors_mib)
+    ]
+    low, likely, high = curves(windows, memory)
+    times = [0.0, 0.05, 0.3, 0.9, 1.5, 3.0, 9.0, 100.0]
+    for course in (low, likely, high):
+        values = [course.dirtied(at) for at in times]
+        assert values[0] == 0
+        assert all(one <= two + 1 for one, two in pairwise(values))
+        assert max(values) <= memory + 1
+    for at in times:
+        assert low.dirtied(at) <= high.dirtied(at) + 1
+        if working_set <= memory:
+            assert low.dirtied(at) <= min(working_set, rate * at) + 1
+
+
+@given(SIZES, st.floats(0.01, 8), st.integers(1, 99))
+def test_a_slower_guest_dirties_less(working_set, speed, percent):
+    windows = [Window(ms=ms, dirtied_bytes=min(working_set, round(working_set * speed * ms / 1000))) for ms in (1000, 2000)]
+    _, course, _ = curves(windows, 8 * GIB)
+    for at in (0.1, 0.5, 2.0, 7.0):
+        assert course.slowed(percent).dirtied(at) <= course.dirtied(at) + 1
+
+
+@given(SIZES, st.floats(0, 8), st.integers(10, 1000).map(lambda mib: mib * MIB), st.integers(50, 3000))
+def test_it_converges_exactly_where_the_fixed_point_fits(working_set, speed, bps, limit_ms):
+    memory = 8 * GIB
+    windows = [Window(ms=1000 * n, dirtied_bytes=min(working_set, round(working_set * speed) * n)) for n in (1, 2, 4)]
+    _, course, _ = curves(windows, memory)
+    left = fixed_point(course, memory, bps)
+    run = play(course, memory, bps, limit_ms)
+    if left < 0.8 * bps * limit_ms / 1000:
+        assert run.ended
+    if left > 1.3 * bps * limit_ms / 1000:
+        assert not run.ended
+    if run.ended:
+        assert run.standing_ms <= limit_ms
+        assert run.sent_bytes >= 0.99 * memory
+        assert run.sending_ms + run.standing_ms >= 0.99 * memory / bps * 1000
+    else:
+        assert math.isinf(run.standing_ms)
+
+
+@given(SIZES, st.floats(0, 4), st.integers(100, 2000), st.booleans(), st.booleans())
+def test_ranges_hold_what_is_likely_and_a_choice_keeps_what_was_promised(working_set, speed, limit_ms, postcopy, auto_converge):
+    what = seen(memory=6 * GIB, working_set=working_set, rate=round(working_set * speed))
+    limits = Limits(max_downtime_ms=limit_ms, postcopy=postcopy, auto_converge=auto_converge)
+    expected = forecast(what, limits)
+    assert expected is not None
+    for prospect in (expected.precopy, expected.throttled, expected.postcopy):
+        for number in (prospect.total_ms, prospect.downtime_ms, prospect.sent_bytes):
+            assert number is None or number.low <= number.likely <= number.high
+    if expected.choice is Means.PRECOPY:
+        assert expected.precopy.converges
+        assert right_limit(expected, limits) <= limit_ms
+    elif expected.choice is Means.POSTCOPY:
+        assert postcopy
+    elif expected.choice is Means.THROTTLED:
+        assert auto_converge
+    else:
+        assert not postcopy
+
+
+# Windows of 1, 2 and 4 s, in MiB/s, as QEMU 7.2 gave them of guests whose working set and rate are known.
+@pytest.mark.parametrize(
+    ("rates", "memory_mib", "true_mib"),
+    [((44, 27, 16), 384, (50, 64, 64)), ((47, 31, 15), 384, (50, 64, 64))],
+)
+def test_the_true_course_lies_within_what_a_sample_of_pages_tells(rates, memory_mib, true_mib):
+    windows = [
+        sampled(rate, seconds=seconds, per_gib=4096, memory_bytes=memory_mib * MIB)
+        for rate, seconds in zip(rates, (1, 2, 4), strict=True)
+    ]
+    low, _, high = curves(windows, memory_mib * MIB)
+    for seconds, true in zip((1, 2, 4), true_mib, strict=True):
+        assert low.dirtied(seconds) * 0.95 <= true * MIB <= high.dirtied(seconds) * 1.05
+
+
+@pytest.mark.parametrize("answer", [None, "12", -1, 1.5, True])
+def test_an_answer_that_is_no_rate_is_nothing_dirtied(answer):
+    assert sampled(answer, seconds=1, per_gib=512, memory_bytes=GIB).dirtied_bytes in (0, 3 * MIB // 2)
+
+
+# --- while it runs
+
+
+def look(**said: object) -> Progress:
+    defaults: dict[str, object] = {"elapsed_ms": 0, "status": JobStatus.ACTIVE, "iteration": 1, "throughput_bps": GBIT}
+    return Progress(**{**defaults, **said})  # type: ignore[arg-type]
+
+
+def test_what_the_first_iteration_shows_takes_the_place_of_what_was_measured():
+    live = Live()
+    for tenth in range(41):
+        live = live.then(look(elapsed_ms=1000 + 100 * tenth, sent_bytes=GBIT * tenth // 10))
+    live = live.then(look(elapsed_ms=5100, iteration=2, sent_bytes=4 * GBIT, dirty_bps=10 * MIB))
+    corrected = live.correct(seen(memory=GIB, bps=2 * GBIT))
+    assert corrected.path is not None
+    assert corrected.path.bps.likely == GBIT
+    assert corrected.touched is not None
+    assert corrected.touched.bytes.likely == 4 * GBIT
+    assert corrected.windows[-1].dirtied_bytes == 41 * MIB
+    assert [window.ms for window in corrected.windows] == [1000, 2000, 4000, 4100]
+
+
+def test_a_forecast_on_the_way_counts_what_is_behind():
+    what, limits = seen(memory=GIB), Limits()
+    before = forecast(what, limits)
+    half = UnderWay(elapsed_ms=500 + round(GIB / 2 / GBIT * 1000), sent_bytes=GIB // 2, left_bytes=5 * GIB, first=True)
+    on_the_way = forecast(what, limits, half)
+    assert before is not None
+    assert on_the_way is not None
+    assert before.precopy.total_ms is not None
+    assert on_the_way.precopy.total_ms is not None
+    assert on_the_way.precopy.total_ms.likely == pytest.approx(before.precopy.total_ms.likely, rel=0.05)
+
+
+# --- the ladder that it makes
+
+
+HOPELESS = seen(working_set=400 * MIB, rate=GIB)
+
+
+@pytest.mark.parametrize(
+    ("what", "limits", "does"),
+    [
+        (seen(), Limits(), [Decision.ALLOW_DOWNTIME, Decision.ALLOW_DOWNTIME, Decision.THROTTLE, Decision.THROTTLE]),
+        (seen(), Limits(auto_converge=False), [Decision.ALLOW_DOWNTIME] * 2),
+        (seen(), Limits(postcopy=True), [Decision.ALLOW_DOWNTIME] * 2 + [Decision.START_POSTCOPY]),
+        (HOPELESS, Limits(postcopy=True), [Decision.START_POSTCOPY]),
+        (HOPELESS, Limits(), [Decision.GIVE_UP]),
+        (HOPELESS, Limits(on_miss=OnMiss.SUSPEND), [Decision.SUSPEND]),
+        (HOPELESS, Limits(on_miss=OnMiss.EXTEND), []),
+        (seen(working_set=200 * MIB, rate=150 * MIB), Limits(), [Decision.THROTTLE] * 2),
+    ],
+)
+def test_each_forecast_has_its_ladder(what, limits, does):
+    policy = plan(limits, forecast(what, limits), steers_throttle=True)
+    assert [rung.do for rung in policy.rungs] == does
+
+
+def test_a_guest_that_hardly_writes_is_given_a_third_of_the_standstill_that_was_allowed():
+    expected = forecast(seen(), Limits())
+    assert expected is not None
+    assert right_limit(expected, Limits()) == 100
+    assert right_limit(expected, Limits(max_downtime_ms=1200)) == 376
+    assert right_limit(expected, Limits(max_downtime_ms=50)) == 50
