@@ -131,6 +131,7 @@ class Runner:
         self._history = History()
         self._climb = Climb()
         self._steered: list[Steered] = []
+        self._released = False
         self._owner = Owner.SOURCE
         self._error = ""
         self._first: SegueError | None = None
@@ -393,7 +394,9 @@ class Runner:
         return await self._try(self._attempt.finish(), Fact.RESUMED)
 
     async def _confirm(self) -> Fact:
-        return await self._try(self._attempt.confirm(), Fact.SOURCE_RELEASED)
+        fact = await self._try(self._attempt.confirm(), Fact.SOURCE_RELEASED)
+        self._released = fact is Fact.SOURCE_RELEASED
+        return fact
 
     async def _cancel_and_roll_back(self) -> Fact:
         await self._try(self._attempt.cancel(), Fact.CANCEL_ASKED)
@@ -416,6 +419,8 @@ class Runner:
             proven = (verdict.runs and whole) or verdict.owner is Owner.NOBODY
             if proven and verdict.settled:
                 self._unsettled = ""
+                if verdict.owner is Owner.DESTINATION and not self._released:
+                    await self._tidy()
                 break
             if not mended and verdict.remedy in self._remedies:
                 mended = True
@@ -426,6 +431,12 @@ class Runner:
                 break
             await asyncio.sleep(PROOF_PAUSE_S)
         return _PROOFS[verdict.owner] if proven else Fact.UNPROVEN
+
+    async def _tidy(self) -> None:
+        """It has arrived by another way than through confirm: a definition may still be where it was not asked to be."""
+        await self._finish()
+        if await self._confirm() is not Fact.SOURCE_RELEASED:
+            self._unsettled = f"{_NOT_SETTLED}the source may still have a definition of it; 'segue recover' tries again."
 
     def _patience_ms(self, verdict: Verdict, *, proven: bool) -> int:
         """How long to go on looking. Of bare QEMUs that were both seen, nothing more will come: nobody acts on them but Segue."""
@@ -558,7 +569,8 @@ class Runner:
             case OutcomeKind.AMBIGUOUS:
                 return self._sentence
             case OutcomeKind.FAILED if self._owner is Owner.NOBODY:
-                return f"{self._sentence} {_LOST}"
+                start = f"'segue guest start {self._spec.guest} --on {self._spec.source}'"
+                return f"{self._sentence} {_LOST} It can be started from its disk, on one host: {start}."
             case _:
                 return self._sentence or "The hypervisor ended the migration without saying why."
 
@@ -579,7 +591,7 @@ _PROOFS: Final = {
 }
 
 _NOT_SETTLED: Final = "Not settled: "
-_LOST: Final = "The guest is lost: it runs nowhere. It can be started from its disk, on one host."
+_LOST: Final = "The guest is lost: it runs nowhere."
 # What a person reads when a migration ended and something was left to do.
 _LEFT_TO_DO: Final = {
     Remedy.NOTHING: "nothing is left to do",

@@ -301,6 +301,20 @@ async def until_written(scene: Scene, state: State) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_what_arrived_by_another_way_than_confirm_is_confirmed_too(store: Store) -> None:
+    scene = Scene(store)
+    scene.world.show("web", "alpha", Sighting.ABSENT)
+    scene.world.show("web", "beta", Sighting.RUNNING)
+    store.write(store.lead(scene.record.id, OTHER, ttl_ms=-1), [entered(State.FAILING)])
+    scene.world.broken.add("confirm")
+    outcome = await recovery.recover(store, scene.written, lambda _: scene.driver, report=scene.events.append)
+    assert (outcome.outcome, outcome.owner, scene.written.settled) == (OutcomeKind.MOVED, "beta", False)
+    assert "may still have a definition" in outcome.error
+    scene.world.broken.clear()
+    again = await recovery.recover(store, scene.written, lambda _: scene.driver, report=scene.events.append)
+    assert (again.outcome, again.error, scene.written.settled) == (OutcomeKind.MOVED, "", True)
+
+
 async def test_who_comes_second_to_recover_finds_it_done(store: Store) -> None:
     scene = Scene(store)
     store.write(store.lead(scene.record.id, OTHER, ttl_ms=-1), [entered(State.PERFORM)])
