@@ -126,11 +126,15 @@ def write_layer(layout: Layout, host: str, hosts: Iterable[str]) -> None:
         (layer / place).mkdir(parents=True)
     etc, ssh = layer / "upper/etc", layer / "upper/etc/ssh"
     login = layer / "upper/root/.ssh"
-    for own in (ssh, login, layer / f"upper{GUEST_LOGS}"):
+    linger = (
+        layer / "upper/var/lib/systemd/linger"
+    )  # a login that meets root's service manager on its way out waits for it: a minute
+    for own in (ssh, login, linger, layer / f"upper{GUEST_LOGS}"):
         own.mkdir(parents=True)
     login.parent.chmod(0o700)
     login.chmod(0o700)
     (layer / f"upper{GUEST_LOGS}").chmod(0o1777)  # QEMU runs as a user of its own there
+    (linger / "root").touch()
     names = "".join(f"{address(other)} {other}\n" for other in hosts)
     (etc / "hosts").write_text(f"127.0.0.1 localhost\n{names}", encoding="utf-8")
     (etc / "hostname").write_text(f"{host}\n", encoding="utf-8")
@@ -139,7 +143,9 @@ def write_layer(layout: Layout, host: str, hosts: Iterable[str]) -> None:
     keys = layout.client_key.parent
     for suffix in ("", ".pub"):
         shutil.copy2(keys / f"{host}{suffix}", ssh / f"ssh_host_ed25519_key{suffix}")
-    shutil.copy2(layout.client_key.with_suffix(".pub"), login / "authorized_keys")
+    for source, name in ((layout.client_key.with_suffix(".pub"), "authorized_keys"), (layout.client_key, "id_ed25519")):
+        shutil.copy2(source, login / name)
+    shutil.copy2(layout.known_hosts, login / "known_hosts")  # root of each may log in to each other, as in the other labs
 
 
 def boot_argv(layout: Layout, host: str, image: str, says: int) -> list[str]:

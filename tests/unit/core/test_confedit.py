@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.core.confedit import edited, read
+from segue.core.confedit import Value, edited, read
 from segue.errors import HostSetupError
 
 FILE = """\
@@ -27,7 +27,7 @@ def test_only_what_is_meant_differs():
 
 
 def test_what_is_so_already_is_not_written_again():
-    wanted = {"unix_sock_group": "libvirt", "a_setting_of_the_future": ("one", "two"), "auth_unix_ro": "none"}
+    wanted: dict[str, Value] = {"unix_sock_group": "libvirt", "a_setting_of_the_future": ("one", "two"), "auth_unix_ro": "none"}
     assert edited("f", FILE, wanted) == FILE
 
 

@@ -66,7 +66,7 @@ async def look(shell: HostShell, wanted: Wanted, *, names: Iterable[str] = ()) -
         listening=_listening(said["tcp"]),
         certificates=frozenset(await _present(shell, FILES)),
         uuid=re.sub(r"[^0-9a-f]", "", said["uuid"].lower()),
-        resolved={name: await _resolve(shell, name) for name in names},
+        resolved=await resolve(shell, names),
         mounts=await _mounts(shell, [share.path for share in wanted.shares]),
         firewall=_firewall(said["firewall"]),
         container=said["container"].strip() not in ("", "none"),
@@ -128,10 +128,19 @@ def _listening(table: str) -> frozenset[int]:
     return frozenset(int(row[1].rpartition(":")[2], 16) for row in rows if len(row) > 3 and row[3] == _LISTENING)
 
 
-async def _resolve(shell: HostShell, name: str) -> tuple[str, ...]:
-    """What a name is there, as libvirt and QEMU resolve it."""
-    said = await shell.run(["getent", "ahosts", name], deadline_s=COMMAND_S)
-    return tuple(dict.fromkeys(line.split()[0] for line in said.stdout.decode(errors="replace").splitlines() if line.split()))
+async def resolve(shell: HostShell, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """What names are on a host, as libvirt and QEMU resolve them; nothing for one that leads nowhere.
+
+    Raises:
+        HostUnreachable, AnswerNotSeen.
+    """
+    script = 'for name; do getent ahosts "$name" | while read -r address _; do echo "$name $address"; done; done'
+    found: dict[str, tuple[str, ...]] = dict.fromkeys(names, ())
+    said = await shell.run(["sh", "-c", script, "sh", *found], deadline_s=COMMAND_S)
+    for line in said.stdout.decode(errors="replace").splitlines():
+        name, _, address = line.partition(" ")
+        found[name] = tuple(dict.fromkeys([*found[name], address]))
+    return found
 
 
 async def _mounts(shell: HostShell, paths: Sequence[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from segue.core.steps import Install, Step
 from segue.errors import HostSetupError, RefusedError, SegueError
 from segue.provision.host import proofs
 from segue.provision.host.carry import Carrier, Journal, Say
-from segue.provision.host.look import look
+from segue.provision.host.look import look, resolve
 from segue.provision.pki.authority import Authority
 from segue.provision.pki.fleet import Fleet
 
@@ -145,13 +145,21 @@ class Preparation:
             text = f"nobody listens on port {pki.LIBVIRT_TLS_PORT}"
             found.append(Finding(host=self._host, about="daemon", text=text, fix=f"segue host prepare {self._host}"))
         found += hostchecks.clocks_apart(await proofs.clocks(shells), self._host)
-        resolved = {
-            host: (await look(shell, Wanted(), names=known)).resolved for host, shell in shells.items() if host != self._host
-        }
-        found += hostchecks.names_apart({**resolved, self._host: seen.resolved}, self._host)
-        for place in self._places:
-            found += await proofs.storage(self._host, shells, place)
-        return found
+        others = {host: await resolve(shell, known) for host, shell in shells.items() if host != self._host}
+        found += hostchecks.names_apart({**others, self._host: seen.resolved}, self._host)
+        return [*found, *await self._prove_storage()]
+
+    async def _prove_storage(self) -> list[Finding]:
+        if not self._places:
+            return []
+        shells = self._fleet.shells
+        without = await proofs.without_qemu(shells)
+        if self._host in without:
+            return []
+        for host in without:
+            self._say(f"{host} has no QEMU yet, so that storage was not tried there")
+        able = {host: shell for host, shell in shells.items() if host not in without}
+        return [finding for place in self._places for finding in await proofs.storage(self._host, able, place)]
 
     async def undo(self) -> list[str]:
         """Take back everything that was ever done here; what could not be, in words.

@@ -49,6 +49,7 @@ async def storage(host: str, shells: Mapping[str, HostShell], place: str) -> lis
 
     Raises:
         HostUnreachable, AnswerNotSeen.
+        PkiError: qemu.conf there names a user that there is not.
     """
     token, byte = secrets.token_hex(16), str(secrets.randbelow(254) + 1)
     is_image = place.startswith(_NFS)
@@ -73,6 +74,12 @@ async def storage(host: str, shells: Mapping[str, HostShell], place: str) -> lis
         if not is_image:
             await shells[host].run(["rm", "-f", "--", path], deadline_s=COMMAND_S)
     return found
+
+
+async def without_qemu(shells: Mapping[str, HostShell]) -> list[str]:
+    """The hosts that have no QEMU: nothing can be tried there as its user."""
+    ask = ["sh", "-c", "command -v qemu-img"]
+    return [host for host, shell in shells.items() if (await shell.run(ask, deadline_s=COMMAND_S)).status]
 
 
 async def _as_qemu(shell: HostShell, script: str, path: str, word: str) -> bytes | str:
