@@ -1,9 +1,9 @@
-"""``./run images``: plays the commands of docs/guide/from-the-recipe.md on hosts of two Debian releases, and writes the answers there.
+"""``./run images``: plays the commands of docs/guide/from-the-recipe.md on two Debian releases, and writes the answers there.
 
 The page is its own script. In its console blocks every line that begins with ``$`` is typed, in order, and what stands below it
-is replaced by what was answered. A line that ends with ``# exit status N`` must end so, and every other with 0; when one does not,
-the page stays as it was, and at the end all of those are told. Between ``segue lab run -- bash`` and ``exit`` commands are typed on
-the lab's admin host.
+is replaced by what was answered. A line that ends with ``# exit status N`` must end so, and every other with 0; when one does
+not, the page stays as it was, and at the end all of those are told. Between ``segue lab run -- bash`` and ``exit`` commands are
+typed on the lab's admin host.
 """
 
 from __future__ import annotations

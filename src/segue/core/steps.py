@@ -62,6 +62,8 @@ def shown(step: Step) -> str:
             return f"install: {' '.join(step.packages)}"
         case Certificates():
             return "certificates: issue and install them (segue pki), for libvirt and for QEMU, as server and as client"
+        case File(before=None) if step.settings:
+            return "\n".join([f"+++ {step.path} (as its package brings it)", *(f"+{line}" for line in step.after.splitlines())])
         case File():
             return diff(step.path, step.before, step.after)
         case Command():

@@ -173,10 +173,10 @@ class Preparation:
         takes_qemu = any(isinstance(one.step, Install) for one in written.taken)
         running = await self._shell.run(["pidof", "qemu-system-x86_64"], deadline_s=COMMAND_S)
         if takes_qemu and not running.status:
-            count = len(running.stdout.split())
+            guests = "guests run" if len(running.stdout.split()) > 1 else "a guest runs"
             raise RefusedError(
-                f"{count} guest{'s run' if count > 1 else ' runs'} on {self._host}, and QEMU would be taken from under them.",
-                hint="Move them away first: 'segue guests' lists them.",
+                f"QEMU would be removed from {self._host}, and {guests} there.",
+                hint="Move what runs there away first: 'segue guests' lists them.",
             )
         return await self._carrier.take_back_all()
 
