@@ -258,10 +258,14 @@ class Migration:
         return self._store
 
     async def _record(self, inventory: Inventory) -> tuple[Hypervisor, Hypervisor, Record]:
-        """Look at both hosts, and beside it open the store: neither waits for the other. What is to be written down, then."""
+        """Look at both hosts, and open the store while they answer. What is to be written down, then.
+
+        Not before they were reached: to open it is work of 0.2 s for this process, and so is to reach them; while they are looked
+        at it only waits.
+        """
+        found, destination = await self._look(inventory)
         opening = asyncio.create_task(asyncio.to_thread(self._open))
         try:
-            found, destination = await self._look(inventory)
             there, seen = await self._preflight(inventory, found, destination)
             preflight.refuse(found, seen)
             await found.hypervisor.refuse(seen.facts.spec, there)
