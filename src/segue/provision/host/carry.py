@@ -175,7 +175,8 @@ class Carrier:
                     await self._file(number, step)
                 case Certificates():
                     self._say("certificates")
-                    await self.journal.write(intent(number, step))
+                    there = await look.present(self._shell, DIRECTORIES)
+                    await self.journal.write(intent(number, step, made=[one for one in DIRECTORIES if one not in there]))
                     await self._certificates()
                     await self._done(number)
                 case Command():
@@ -283,7 +284,7 @@ class Carrier:
                 )
             case Certificates():
                 self._say("back: certificates")
-                words = [str(len(FILES)), *FILES, *reversed(DIRECTORIES)]
+                words = [str(len(FILES)), *FILES, *reversed(_strings(one.facts["made"]))]
                 checked(
                     self._shell.name, ["rm"], await self._shell.run(["sh", "-c", _REMOVE, "sh", *words], deadline_s=COMMAND_S)
                 )

@@ -64,7 +64,7 @@ async def look(shell: HostShell, wanted: Wanted, *, names: Iterable[str] = ()) -
         files=await _files(shell, [*READ_FILES, *(f"{UNIT_DIRECTORY}/{share.unit}" for share in wanted.shares)]),
         daemon_argv=tuple(said["daemon"].splitlines()),
         listening=_listening(said["tcp"]),
-        certificates=frozenset(await _present(shell, FILES)),
+        certificates=frozenset(await present(shell, FILES)),
         uuid=re.sub(r"[^0-9a-f]", "", said["uuid"].lower()),
         resolved=await resolve(shell, names),
         mounts=await _mounts(shell, [share.path for share in wanted.shares]),
@@ -106,7 +106,7 @@ async def installed(shell: HostShell) -> frozenset[str]:
 
 async def _files(shell: HostShell, paths: Sequence[str]) -> dict[str, str]:
     found = {}
-    for path in await _present(shell, paths):
+    for path in await present(shell, paths):
         try:
             found[path] = (await shell.read_file(path, deadline_s=COMMAND_S)).decode()
         except UnicodeDecodeError as error:
@@ -116,7 +116,8 @@ async def _files(shell: HostShell, paths: Sequence[str]) -> dict[str, str]:
     return found
 
 
-async def _present(shell: HostShell, paths: Sequence[str]) -> list[str]:
+async def present(shell: HostShell, paths: Sequence[str]) -> list[str]:
+    """Which of these there are."""
     told = await shell.run(
         ["sh", "-c", 'for path; do [ ! -e "$path" ] || echo "$path"; done', "sh", *paths], deadline_s=COMMAND_S
     )
