@@ -26,8 +26,14 @@ def start(
     working_set: Annotated[str, typer.Option(metavar="SIZE", help="Written again and again (bare: MiB).")] = "0",
     write_rate: Annotated[str, typer.Option(metavar="MiB/s|max", help="How fast the working set is written.")] = "0",
     disk: Annotated[bool, typer.Option("--disk", help="With a disk on the lab's storage, to which it appends records.")] = False,
-    local_disk: Annotated[
-        str, typer.Option(metavar="raw|qcow2|overlay", help="With such a disk on its host alone (qemu guests).")
+    local_disk: Annotated[str, typer.Option(metavar="raw|qcow2|overlay", help="With such a disk on its host alone.")] = "",
+    with_parts: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            metavar="PARTS",
+            help="What a libvirt guest has besides: uefi,cdrom,usb,agent,vnc,tpm,… (a wrong one is told all).",
+        ),
     ] = "",
     transient: Annotated[bool, typer.Option("--transient", help="libvirt: created, not defined.")] = False,
     lab: Lab = "segue",
@@ -37,6 +43,7 @@ def start(
     \b
     Examples:
       segue lab guest start web1 --on alpha --kind libvirt --disk
+      segue lab guest start desk --on alpha --kind libvirt --disk --with uefi,tpm,cdrom,usb,vnc
       segue lab guest start ci7 --on alpha --kind qemu --memory 512MiB --touch 256 --working-set 64 --write-rate 50
     """  # noqa: D301  # \b is click's mark for "keep these lines"
     from segue.cli.lab import interruptible
@@ -53,6 +60,7 @@ def start(
         disk=disk,
         local=local_disk,
         persistent=not transient,
+        parts=tuple(with_parts.split(",")) if with_parts else (),
     )
     guest = interruptible(guests.start(Lab.load(lab), spec))
     typer.echo(f"{guest.name} runs on {guest.host} ({guest.kind}) at {guest.address}.")

@@ -23,8 +23,8 @@ from typing import Final
 from segue import units
 from segue.core.argv import guest_name, parse
 from segue.errors import CommandFailed, LabError
+from segue.lab import domain, kernel
 from segue.lab import hosts as processes
-from segue.lab import kernel
 from segue.lab.accelerator import QEMU, accelerator
 from segue.lab.lab import Lab
 from segue.lab.layout import GUEST_LOGS, GUEST_RUN, NETNS_DIR, PREFIX, STORAGE
@@ -40,8 +40,8 @@ LOCAL: Final = "/var/lib/libvirt"
 """A directory that is each host's own."""
 OVERHEAD_BYTES: Final = 96 * units.MIB
 """Of a guest's memory its kernel and initramfs take this much; the rest may be touched."""
-START_DEADLINE_S: Final = 60.0
-"""For the first tick and for touching memory, under software emulation on a busy machine."""
+START_DEADLINE_S: Final = 120.0
+"""For the first tick and for touching memory, under software emulation on a busy machine; UEFI alone took 40 s there."""
 START_GRACE_S: Final = 2.0
 """For the process to become a QEMU: it is not one yet when its launcher returns."""
 LOOK_PAUSE_S: Final = 0.02
@@ -66,6 +66,7 @@ class GuestSpec:
         disk: with a disk on the lab's storage.
         local: with a disk on its host alone, one of `LOCAL_DISKS`; empty for none. The auditor does not read it.
         persistent: a libvirt guest that is defined, not only created.
+        parts: what a libvirt guest has besides, of `domain.PARTS`.
     """
 
     name: str
@@ -80,6 +81,7 @@ class GuestSpec:
     disk: bool = False
     local: str = ""
     persistent: bool = True
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,10 +194,13 @@ def _check(lab: Lab, spec: GuestSpec) -> None:
         raise LabError(f"{spec.kind!r} is no kind of guest.", hint=f"Use {' or '.join(KINDS)}.")
     if spec.rate != "max" and not spec.rate.isdigit():
         raise LabError(f"{spec.rate!r} is no write rate.", hint="Use MiB/s as a whole number, or max.")
-    if spec.local and (spec.local not in LOCAL_DISKS or spec.kind != "qemu" or spec.disk):
+    if spec.local and (spec.local not in LOCAL_DISKS or spec.disk):
         raise LabError(
-            "A disk of its host's own is for a qemu guest that has no other.", hint=f"Its kinds are {', '.join(LOCAL_DISKS)}."
+            "A disk of its host's own is for a guest that has no other.", hint=f"Its kinds are {', '.join(LOCAL_DISKS)}."
         )
+    if spec.parts and spec.kind != "libvirt":
+        raise LabError("Parts are for libvirt guests.")
+    domain.parts(spec.parts)
     wanted = max(spec.touch_bytes, spec.set_bytes) + OVERHEAD_BYTES
     if wanted > spec.memory_bytes:
         raise LabError(
@@ -280,61 +285,25 @@ async def _start_qemu(lab: Lab, spec: GuestSpec, guest: LabGuest) -> None:
     await lab.run(spec.host, launch)
 
 
-_DOMAIN: Final = """\
-<domain type='{type}'>
-  <name>{name}</name>
-  <memory unit='b'>{memory}</memory>
-  <vcpu>1</vcpu>
-  <os>
-    <type arch='x86_64' machine='q35'>hvm</type>
-    <kernel>{kernel}</kernel>
-    <initrd>{initrd}</initrd>
-    <cmdline>{cmdline}</cmdline>
-  </os>
-  <features><acpi/><apic/></features>
-  <cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model></cpu>
-  <on_reboot>destroy</on_reboot>
-  <on_crash>destroy</on_crash>
-  <devices>
-    <emulator>/usr/bin/{qemu}</emulator>
-    {disk}
-    <interface type='bridge'>
-      <mac address='{mac}'/>
-      <source bridge='br0'/>
-      <model type='virtio'/>
-      <rom enabled='no'/>
-    </interface>
-    <serial type='file'>
-      <source path='{serial}' append='on'/>
-      <target type='isa-serial' port='0'/>
-    </serial>
-    <controller type='usb' model='none'/>
-    <memballoon model='none'/>
-  </devices>
-</domain>
-"""
-_NETWORK_DISK: Final = (
-    "<disk type='network' device='disk'><driver name='qemu' type='raw' cache='none'/>"
-    f"<source protocol='nfs' name='{{path}}'><host name='{STORAGE}'/></source><target dev='vda' bus='virtio'/></disk>"
-)
-_FILE_DISK: Final = (
-    "<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/>"
-    "<source file='{path}'/><target dev='vda' bus='virtio'/></disk>"
-)
-
-
 async def _start_libvirt(lab: Lab, spec: GuestSpec, guest: LabGuest) -> None:
     accel = await accelerator()
-    disk = _FILE_DISK if lab.storage == "kernel" else _NETWORK_DISK
-    xml = _DOMAIN.format(
+    disk = ""
+    if guest.disk:
+        disk = (domain.FILE_DISK if lab.storage == "kernel" else domain.NETWORK_DISK).format(path=guest.disk, format="raw")
+    elif spec.local:
+        disk = domain.FILE_DISK.format(path=local_disk(spec.name), format="raw" if spec.local == "raw" else "qcow2")
+    xml = domain.xml(
+        spec.parts,
         type="kvm" if accel.name == "kvm" else "qemu",
         name=spec.name,
+        file=str(kernel.image()),
+        chain=await _make_chain(lab, spec) if any(part.chain for part in domain.parts(spec.parts)) else "",
         memory=spec.memory_bytes,
         kernel=kernel.image(),
         initrd=kernel.initramfs(),
         cmdline=_cmdline(spec, guest),
         qemu=QEMU,
-        disk=disk.format(path=guest.disk) if guest.disk else "",
+        disk=disk,
         mac=guest.mac,
         serial=f"{GUEST_LOGS}/{spec.name}.serial",
     )
@@ -346,6 +315,24 @@ async def _start_libvirt(lab: Lab, spec: GuestSpec, guest: LabGuest) -> None:
             await lab.run(spec.host, ["virsh", "-q", "-c", "qemu:///system", *verb])
         except CommandFailed as error:
             raise LabError(f"libvirt does not {verb[0]} {spec.name} on {spec.host}: {error.stderr.strip()}") from error
+
+
+def _chain_files(lab: Lab, name: str) -> tuple[Path, Path]:
+    return lab.export / f"{name}.qcow2", lab.export / f"{name}.base"
+
+
+async def _make_chain(lab: Lab, spec: GuestSpec) -> str:
+    """A qcow2 over a raw file, both on the lab's storage; the path of the topmost there."""
+    top, base = _chain_files(lab, spec.name)
+    base.touch(mode=0o666)
+    with base.open("r+b") as image:
+        image.truncate(DISK_BYTES)
+    below = f"nfs://{STORAGE}{base}"
+    await lab.run(
+        spec.host, ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", below, "-F", "raw", str(top), str(DISK_BYTES)]
+    )
+    top.chmod(0o666)
+    return str(top)
 
 
 async def _wait_ready(lab: Lab, guest: LabGuest) -> None:
@@ -392,12 +379,14 @@ async def stop(lab: Lab, name: str) -> None:
             path.unlink(missing_ok=True)
     if guest.disk:
         Path(guest.disk).unlink(missing_ok=True)
+    for path in _chain_files(lab, name):
+        path.unlink(missing_ok=True)
     (lab.root / "guests" / f"{name}.json").unlink(missing_ok=True)
 
 
 async def _forget(lab: Lab, host: str, name: str) -> None:
-    for verb in ("destroy", "undefine"):  # either may have nothing to do
-        await lab.run(host, ["virsh", "-q", "-c", "qemu:///system", verb, name], check=False)
+    for verb in (["destroy"], ["undefine", "--nvram"]):  # either may have nothing to do
+        await lab.run(host, ["virsh", "-q", "-c", "qemu:///system", *verb, name], check=False)
 
 
 def _traces(lab: Lab, host: str, name: str) -> Iterator[Path]:

@@ -1,0 +1,51 @@
+"""Guests as people have them, moved by libvirt for real: what is plugged into them is there afterwards, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from segue.lab import Lab
+from segue.lab.domain import PARTS
+from segue.lab.guests import GuestSpec, LabGuest
+from tests.lab.test_configuration import virsh
+from tests.lab.test_moves import homes, watched
+
+pytestmark = pytest.mark.lab
+
+NAME = "desk"
+DESK = tuple(part for part in PARTS if part not in ("pc", "hugepages"))
+SEEN = {
+    "uefi": "OVMF_CODE_4M",
+    "cdrom": "device='cdrom'",
+    "usb": "<input type='tablet' bus='usb'",
+    "agent": "org.qemu.guest_agent.0",
+    "vnc": "<graphics type='vnc'",
+    "spice": "<graphics type='spice'",
+    "nics": "e1000e",
+    "chain": "<format type='raw'/>",
+    "tpm": "<tpm model='tpm-crb'>",
+}
+
+
+@pytest.mark.timeout(240)
+def test_a_desktop_with_everything_goes_there_and_back(lab: Lab, start_guest: Callable[[GuestSpec], LabGuest]) -> None:
+    start_guest(GuestSpec(name=NAME, host="alpha", kind="libvirt", disk=True, parts=DESK))
+    for there, control in (("beta", "direct"), ("alpha", "p2p")):
+        ended, report = watched(lab, NAME, there, "--control", control, "--max-downtime", "2s")
+        assert ended.status == 0, ended.stderr
+        assert homes(lab, NAME) == [there]
+        assert report.clean, report
+        running = virsh(lab, there, "dumpxml", NAME)
+        assert [part for part, sign in SEEN.items() if sign not in running] == []
+        assert "mode='host-model'" in virsh(lab, there, "dumpxml", NAME, "--inactive")
+        assert lab.host_path(there, f"/var/lib/libvirt/qemu/nvram/{NAME}.fd").stat().st_size == 540_672
+
+
+def test_an_older_pc_goes_too(lab: Lab, start_guest: Callable[[GuestSpec], LabGuest]) -> None:
+    start_guest(GuestSpec(name=NAME, host="alpha", kind="libvirt", disk=True, parts=("pc",)))
+    ended, report = watched(lab, NAME, "beta")
+    assert (ended.status, report.clean) == (0, True), ended.stderr
+    assert "pc-i440fx" in asyncio.run(lab.run("beta", ["virsh", "dumpxml", NAME])).stdout
