@@ -35,7 +35,7 @@ TICK_MS: Final = 50
 """QEMU looks at what is left after each burst of at most so long (migration/ram.c, MAX_WAIT)."""
 PATIENCE: Final = 20
 """A pre-copy that has not ended after so many times M/B (and ten seconds) does not end: V hardly falls."""
-SPREAD_OF_SWITCHOVER_MS: Final = (30, 70, 150)
+SPREAD_OF_SWITCHOVER_MS: Final = (30, 110, 330)
 """Beside what is left, the guest stands for its devices' state, to be resumed and to be heard of again: lowest, likely, highest
 as a client saw it under software emulation."""
 POSTCOPY_STANDSTILL_MS: Final = (150, 350, 600)
@@ -147,7 +147,7 @@ class Seen:
     touched: Touched | None = None
     windows: tuple[Window, ...] = ()
     path: Path | None = None
-    own_ms: Range = field(default_factory=lambda: Range(low=200, likely=600, high=1500))
+    own_ms: Range = field(default_factory=lambda: Range(low=400, likely=1200, high=2500))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,9 +332,12 @@ def curves(windows: Sequence[Window], most_bytes: float) -> tuple[Curve, Curve, 
         points = [(one.ms / 1000, max(0.0, one.dirtied_bytes + sign * one.error_bytes)) for one in longest.values()]
         courses.append(_concave(points))
     low, likely, high = courses
+    fitted = _fitted(list(longest.values()))
     return (
         Curve(tuple(low), 0.0, most_bytes),
-        Curve((*(_ramp(likely, RAMP_SHARE) if _is_level(likely) else []), *likely), _slope_at_end(likely), most_bytes),
+        Curve((fitted,), 0.0, most_bytes)
+        if fitted is not None
+        else Curve((*(_ramp(likely, RAMP_SHARE) if _is_level(likely) else []), *likely), _slope_at_end(likely), most_bytes),
         # Under migration guests have been seen to dirty twice as much as before: what is not bounded by a set may double.
         Curve((*_ramp(high, 0.02), *high), 2 * _slope_at_end(high), most_bytes),
     )
@@ -355,6 +358,41 @@ def _concave(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def _slope_at_end(points: list[tuple[float, float]]) -> float:
     (t0, v0), (t1, v1) = [(0.0, 0.0), *points][-2:]
     return max(0.0, (v1 - v0) / (t1 - t0))
+
+
+def _fitted(windows: list[Window]) -> tuple[float, float] | None:
+    """The one working set, and the time in which it is dirtied whole, that all windows fit to within their errors.
+
+    It takes the noise out of short windows. ``None`` where no such set does, or where it is dirtied whole within the first
+    window, so that nobody saw how soon, or not within the last, so that nobody saw how large it is.
+    """
+    best: tuple[float, tuple[float, float]] | None = None
+    if len(windows) < FIT_WINDOWS or not all(window.error_bytes for window in windows):
+        return None
+    first, last = windows[0].ms / 1000, windows[-1].ms / 1000
+    for step in range(1, FIT_STEPS):
+        whole = first + (last - first) * step / FIT_STEPS
+        shapes = [min(1.0, window.ms / 1000 / whole) for window in windows]
+        weights = [window.error_bytes**-2.0 for window in windows]
+        square = sum(weight * shape * shape for weight, shape in zip(weights, shapes, strict=True))
+        dot = sum(weight * shape * window.dirtied_bytes for weight, shape, window in zip(weights, shapes, windows, strict=True))
+        size = dot / square
+        off = max(
+            abs(size * shape - window.dirtied_bytes) / window.error_bytes for shape, window in zip(shapes, windows, strict=True)
+        )
+        if best is None or off < best[0]:
+            best = (off, (whole, size))
+    return best[1] if best is not None and best[0] <= 1 and not _is_level_window(windows) else None
+
+
+FIT_WINDOWS: Final = 3
+FIT_STEPS: Final = 40
+
+
+def _is_level_window(windows: list[Window]) -> bool:
+    return windows[0].dirtied_bytes >= LEVEL_SHARE * windows[1].dirtied_bytes or windows[-1].dirtied_bytes > (
+        2 * LEVEL_SHARE * windows[-2].dirtied_bytes
+    )
 
 
 def _is_level(points: list[tuple[float, float]]) -> bool:
@@ -519,6 +557,9 @@ def _precopy(means: Means, courses: Courses, limits: Limits, own: Range, percent
         one.spent_ms + run.sending_ms + stands + more
         for one, run, stands, more in zip(courses, runs, standing, owns, strict=True)
     )
+    # What is left counts pages that nobody touched, too, and those are sent in no time.
+    least = fixed_point(courses[0].curve.slowed(percent), courses[0].left, courses[0].bps) / courses[0].bps * 1000
+    standing[0] = min(standing[0], least + SPREAD_OF_SWITCHOVER_MS[0])
     downtime = Range.of(standing)
     sent = Range.of(one.sent + run.sent_bytes for one, run in zip(courses, runs, strict=True))
     return Prospect(

@@ -21,8 +21,10 @@ from functools import partial
 from segue import config
 from segue.core import combinations
 from segue.core.downtime import ProbeTarget
-from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Transport
+from segue.core.forecast import Forecast
+from segue.core.model import Control, DriverKind, GuestState, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Transport
 from segue.core.ports import Hypervisor, Store
+from segue.core.preflight.facts import Unseen
 from segue.core.record import Record
 from segue.core.storage import CopyWish
 from segue.core.wishes import LibvirtWishes
@@ -42,6 +44,7 @@ from segue.errors import (
     RefusedError,
     SameHost,
     SegueError,
+    StoreError,
     Unsupported,
 )
 from segue.store import open_store
@@ -290,8 +293,27 @@ class Migration:
         """
         async with Inventory(self._driver) as inventory:
             found, destination = await self._look(inventory)
-            _, seen = await self._preflight(inventory, found, destination)
-            return seen
+            (_, seen), expected = await asyncio.gather(
+                self._preflight(inventory, found, destination), self._expected(found, destination)
+            )
+            return preflight.expecting(seen, expected)
+
+    async def _expected(self, found: Found, destination: HostAddress) -> Forecast | Unseen:
+        """What a forecast says, from a short look at the guest: whoever asks for a check waits for it."""
+        record = Record(
+            spec=self._spec(found, destination), source=found.address, destination=destination, created_at_ms=wall_ms()
+        )
+        if found.guest.state is not GuestState.RUNNING:
+            return Unseen(host=found.address.name, why=f"{found.guest.name} does not run")
+        try:
+            store = await asyncio.to_thread(self._open)
+        except StoreError as error:
+            return Unseen(host=found.address.name, why=error.message.removesuffix("."))
+        try:
+            seen = await outlook.look(record, found.hypervisor, store, windows_s=outlook.SHORT_WINDOWS_S)
+        finally:
+            await asyncio.to_thread(store.close)
+        return seen.expected or Unseen(host=found.address.name, why="; ".join(seen.unmeasured))
 
     async def _preflight(self, inventory: Inventory, found: Found, destination: HostAddress) -> tuple[Hypervisor, Preflight]:
         spec = self._spec(found, destination)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -39,6 +39,10 @@ MOST_LOOKED_AT: Final = 3
 """Migrations over the same path whose rates are looked at, the newest."""
 
 
+SHORT_WINDOWS_S: Final = (1, 2)
+"""Enough to tell a rate from a small set, where somebody waits for the answer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
     """What was measured, and what it comes to.
@@ -53,13 +57,21 @@ class Outlook:
     unmeasured: tuple[str, ...] = ()
 
 
-async def look(record: Record, source: Hypervisor, store: Store, *, tell: Callable[[str], None] = lambda _: None) -> Outlook:
-    """Measure, and say what to expect. The guest runs on as before; it takes as long as `WINDOWS_S` together.
+async def look(
+    record: Record,
+    source: Hypervisor,
+    store: Store,
+    *,
+    windows_s: Sequence[int] = WINDOWS_S,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Outlook:
+    """Measure, and say what to expect. The guest runs on as before; it takes as long as `windows_s` together.
 
     Args:
         record: the migration that is thought of.
         source: where the guest runs.
         store: where earlier migrations are written down.
+        windows_s: how long it is watched, one after another.
         tell: is told what is being measured.
     """
     unmeasured: list[str] = []
@@ -76,12 +88,13 @@ async def look(record: Record, source: Hypervisor, store: Store, *, tell: Callab
     except SegueError as error:
         unmeasured.append(f"memory in use: {error.message}")
     try:
-        for seconds in WINDOWS_S:
+        for seconds in windows_s:
             tell(f"watching for {seconds} s how much memory {record.spec.guest} dirties")
             windows.append(await source.dirtied(record.spec.guest, seconds=seconds))
     except SegueError as error:
         unmeasured.append(f"dirtied memory: {error.message}")
-    seen = Seen(touched=touched, windows=tuple(windows), path=path)
+    own_ms = await asyncio.to_thread(own_of, store, record)
+    seen = Seen(touched=touched, windows=tuple(windows), path=path, own_ms=own_ms or Seen().own_ms)
     return Outlook(seen=seen, expected=forecast.forecast(seen, record.spec.limits), unmeasured=tuple(unmeasured))
 
 
@@ -197,21 +210,36 @@ def path_of(store: Store, record: Record) -> Path | None:
     return None
 
 
+def own_of(store: Store, record: Record) -> Range | None:
+    """What the last migrations between the two hosts took beside sending memory; ``None`` where there was none. Blocks."""
+    took = []
+    for past in _past(store, record, any_way=True)[:MOST_LOOKED_AT]:
+        sending = [one.progress.elapsed_ms for one in store.samples(past.id) if one.progress.status in _SENDING]
+        if past.outcome is not None and sending and past.spec.disks is None:
+            took.append(max(0, past.outcome.total_ms - (sending[-1] - sending[0])))
+    return Range(low=min(took) * 3 // 4, likely=round(statistics.median(took)), high=max(took) * 3 // 2) if took else None
+
+
+_SENDING: Final = (JobStatus.ACTIVE, JobStatus.SWITCHOVER, JobStatus.POSTCOPY)
+
+
 def link(source: HostAddress, destination: HostAddress) -> int | None:
     """The slower of both links, as segue.toml has them; ``None`` where it says nothing."""
     said = [address.link_bps for address in (source, destination) if address.link_bps is not None]
     return min(said) if said else None
 
 
-def _past(store: Store, record: Record) -> list[Record]:
+def _past(store: Store, record: Record, *, any_way: bool = False) -> list[Record]:
+    """Migrations that went the same way and were not held back; `any_way`: also the other way round, and with whatever limit."""
     spec = record.spec
+    ways = [(spec.source, spec.destination)] + ([(spec.destination, spec.source)] if any_way else [])
     return [
         past
         for past in store.find(host=spec.destination, limit=20)
         if past.outcome is not None
         and past.outcome.outcome is OutcomeKind.MOVED
-        and past.spec.limits.bandwidth_bps is None
-        and (past.spec.source, past.spec.destination) == (spec.source, spec.destination)
+        and (any_way or past.spec.limits.bandwidth_bps is None)
+        and (past.spec.source, past.spec.destination) in ways
         and (past.spec.driver, past.spec.transport) == (spec.driver, spec.transport)
     ]
 

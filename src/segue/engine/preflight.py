@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from segue.core import preflight
 from segue.core.evidence import Sighting
+from segue.core.forecast import Forecast
 from segue.core.mends import Mend
 from segue.core.model import DriverKind, HostAddress, MigrationSpec
 from segue.core.ports import Hypervisor
@@ -158,6 +159,12 @@ async def look(
         path=way,
     )
     return Preflight(facts=facts, findings=preflight.judge(facts), accepted=accepted, fix=fix)
+
+
+def expecting(seen: Preflight, expected: Forecast | Unseen) -> Preflight:
+    """With a forecast, which takes longer than all else and is made beside it."""
+    facts = replace(seen.facts, expected=expected)
+    return replace(seen, facts=facts, findings=preflight.judge(facts))
 
 
 async def _path(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from segue.core.preflight import control, devices, disks, guest, machine, memory, network
+from segue.core.preflight import control, devices, disks, guest, machine, memory, network, promise
 from segue.core.preflight.checks import CHECKS
 from segue.core.preflight.facts import Facts
 from segue.core.preflight.findings import Finding, Severity, Theme, Verdict
@@ -26,6 +26,7 @@ THEMES: Final[Mapping[Theme, Rule]] = {
     Theme.DISKS: disks.find,
     Theme.NETWORK: network.find,
     Theme.CONTROL: control.find,
+    Theme.PROMISE: promise.find,
 }
 
 _GRAVITY: Final = {severity: rank for rank, severity in enumerate(Severity)}

@@ -116,6 +116,8 @@ _ALL: Final = (
     Check(code="clock", theme=Theme.CONTROL, fine="the clocks of both hosts are in step"),
     Check(code="keepalive", theme=Theme.CONTROL, fine="both daemons notice when the other is gone", only=_LIBVIRT),
     Check(code="postcopy-rights", theme=Theme.CONTROL, fine="QEMU may do post-copy there, where that is asked for"),
+    # promise
+    Check(code="promise", theme=Theme.PROMISE, fine="what is promised can be kept, as far as a forecast tells"),
 )
 
 CHECKS: Final[Mapping[str, Check]] = {check.code: check for check in _ALL}

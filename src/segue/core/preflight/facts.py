@@ -12,6 +12,7 @@ from enum import StrEnum
 from segue.core.connectivity import Pair, Reply
 from segue.core.evidence import Evidence
 from segue.core.files import Seen
+from segue.core.forecast import Forecast
 from segue.core.model import Guest, GuestState, HostFacts, MigrationSpec
 
 
@@ -382,6 +383,7 @@ class Facts:
         offer: what the destination can give to it.
         files: those that it needs, on both.
         path: the way between both hosts.
+        expected: what a forecast says; ``None`` where it was not asked for one.
     """
 
     spec: MigrationSpec
@@ -393,3 +395,4 @@ class Facts:
     offer: Offer | Unseen
     files: Files | Unseen
     path: Path | Unseen
+    expected: Forecast | Unseen | None = None

@@ -28,6 +28,10 @@ OWN_BYTES: Final = {
 translates. 107 and 109 MiB were seen without."""
 
 
+SENT_PERCENT: Final = 92
+"""Of resident memory some pages are all zeros, which QEMU sends as such: 6 to 10 % were seen in small guests."""
+
+
 def in_use(domain: libvirt.virDomain) -> Touched | None:
     """Memory of the guest that is in use; ``None`` where libvirt does not say. Blocks."""
     memory = domain.maxMemory() * units.KIB
@@ -37,7 +41,10 @@ def in_use(domain: libvirt.virDomain) -> Touched | None:
     resident *= units.KIB
     own = OWN_BYTES[domain.XMLDesc().startswith("<domain type='kvm'")]
     low, likely, high = (max(0, min(memory, resident - qemus)) for qemus in (own.high, own.likely, own.low))
-    return Touched(bytes=Range(low=low, likely=likely, high=high), how="resident memory of its QEMU, without what is QEMU's own")
+    return Touched(
+        bytes=Range(low=low * 9 // 10, likely=likely * SENT_PERCENT // 100, high=high),
+        how="resident memory of its QEMU, without what is QEMU's own",
+    )
 
 
 def start(domain: libvirt.virDomain, seconds: int) -> None:
