@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from segue.core.evidence import Evidence, Sighting
-from segue.core.model import Owner
+from segue.core.model import DriverKind, MigrationSpec, Owner
 
 
 class Remedy(StrEnum):
@@ -141,6 +141,22 @@ def judge(source: Evidence, destination: Evidence, *, may_have_run: bool, only_t
         reason=seen,
         remedy=_remedy(owner, settled, source.sighting, destination.sighting),
     )
+
+
+def judge_migration(spec: MigrationSpec, source: Evidence, destination: Evidence, *, past: bool, told_to_run: bool) -> Verdict:
+    """The verdict on a migration, as its driver and what was to be moved have it.
+
+    Args:
+        spec: what was asked for.
+        source: what the source showed.
+        destination: what the destination showed.
+        past: it got past its point of no return, as far as is written down.
+        told_to_run: there is an intent to let the destination run.
+    """
+    if spec.libvirt.offline:
+        return judge_definition(source, destination)
+    by_itself = spec.driver is DriverKind.LIBVIRT
+    return judge(source, destination, may_have_run=past if by_itself else told_to_run, only_told=not by_itself)
 
 
 def judge_definition(source: Evidence, destination: Evidence) -> Verdict:

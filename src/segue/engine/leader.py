@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Protocol
 
 from segue.core.model import Control, DriverKind, Outcome, OutcomeKind, Transport
@@ -71,14 +71,20 @@ class Leader:
         """
         return await self._lead(source, destination, lambda runner: runner.run(), first=True)
 
-    async def take_up(self, *, discard: bool = False) -> Outcome:
+    async def take_up(self, *, discard: bool = False, inventory: Inventory | None = None) -> Outcome:
         """Lead a migration that another process has begun, from what both hosts show.
+
+        Args:
+            discard: end what is left of a guest that is lost.
+            inventory: with connections that are open already; closed by whoever opened it.
 
         Raises:
             HostUnreachable: a host cannot be reached, so that nothing can be said; nothing was done.
             LeaseHeld, LeaseLost, StoreError: as for `run`.
         """
-        async with Inventory(self._driver) as inventory:
+        async with AsyncExitStack() as stack:
+            if inventory is None:
+                inventory = await stack.enter_async_context(Inventory(self._driver))
             source, destination = await asyncio.gather(
                 inventory.connect(self._record.source), inventory.connect(self._record.destination)
             )

@@ -16,7 +16,7 @@ from typing import Final
 
 from segue.core import ownership
 from segue.core.evidence import Evidence
-from segue.core.model import DriverKind, Guest, GuestState, HostAddress, MigrationSpec, Outcome
+from segue.core.model import Guest, GuestState, HostAddress, MigrationSpec, Outcome
 from segue.core.ownership import Remedy, Verdict
 from segue.core.phases import MAY_HAVE_RUN, State
 from segue.core.ports import Store
@@ -47,10 +47,16 @@ async def look(record: Record, driver: DriverOf) -> Looked:
         HostUnreachable: with what the other one shows.
     """
     async with Inventory(driver) as inventory:
-        answers = await asyncio.gather(
-            *(_evidence(inventory, address, record.spec.guest) for address in (record.source, record.destination)),
-            return_exceptions=True,
-        )
+        return await _look(record, inventory)
+
+
+async def _look(record: Record, inventory: Inventory) -> Looked:
+    spec = record.spec
+    answers = await asyncio.gather(
+        _evidence(inventory, record.source, spec.guest),
+        _evidence(inventory, record.destination, spec.arrives_as),
+        return_exceptions=True,
+    )
     silent = [answer for answer in answers if isinstance(answer, BaseException)]
     heard = [answer for answer in answers if isinstance(answer, Evidence)]
     if silent:
@@ -64,12 +70,8 @@ async def look(record: Record, driver: DriverOf) -> Looked:
             hint=f"'segue recover {record.id}' again when {silent[0].host} answers; start the guest nowhere before.",
         )
     source, destination = heard
-    by_itself = record.spec.driver is DriverKind.LIBVIRT
-    verdict = ownership.judge(
-        source,
-        destination,
-        may_have_run=record.phase in MAY_HAVE_RUN if by_itself else record.told_to_run,
-        only_told=not by_itself,
+    verdict = ownership.judge_migration(
+        spec, source, destination, past=record.phase in MAY_HAVE_RUN, told_to_run=record.told_to_run
     )
     return Looked(record=record, source=source, destination=destination, verdict=verdict)
 
@@ -87,8 +89,9 @@ async def recover(store: Store, record: Record, driver: DriverOf, *, report: Rep
     """
     if record.settled and record.outcome is not None:
         return record.outcome
-    await look(record, driver)  # says it in words when a host is silent, before anything is begun
-    return await Leader(store, record, driver=driver, report=report).take_up(discard=discard)
+    async with Inventory(driver) as inventory:
+        await _look(record, inventory)  # says it in words when a host is silent, before anything is begun
+        return await Leader(store, record, driver=driver, report=report).take_up(discard=discard, inventory=inventory)
 
 
 # --- what nobody remembers
@@ -141,7 +144,7 @@ async def sweep(
     records = await asyncio.to_thread(lambda: store.find(unsettled=True, limit=1000))
     seen = [(answer.address, guest) for answer in surveyed for guest in answer.guests]
     findings = [_unfinished(record) for record in records]
-    remembered = {record.spec.guest for record in records}
+    remembered = {name for record in records for name in (record.spec.guest, record.spec.arrives_as)}
     for name in sorted({guest.name for _, guest in seen} - remembered):
         findings += _odd(name, [(address, guest) for address, guest in seen if guest.name == name])
     expected = remembered | {guest.name for _, guest in seen if guest.state in _MOVES}

@@ -451,16 +451,8 @@ class Runner:
         source, destination = await asyncio.gather(
             self._source.evidence(self._spec.guest), self._destination.evidence(self._spec.arrives_as)
         )
-        by_itself = self._spec.driver is DriverKind.LIBVIRT
-        verdict = (
-            ownership.judge_definition(source, destination)
-            if self._spec.libvirt.offline
-            else ownership.judge(
-                source,
-                destination,
-                may_have_run=self._may_have_run if by_itself else self._journal.told_to_run,
-                only_told=not by_itself,
-            )
+        verdict = ownership.judge_migration(
+            self._spec, source, destination, past=self._may_have_run, told_to_run=self._journal.told_to_run
         )
         if verdict.reason != self._last_seen:
             self._last_seen = verdict.reason
