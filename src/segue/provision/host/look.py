@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from segue.core.hostfacts import NFS_CLIENT, NFS_SERVER, PACKAGES, READ_FILES, U
 from segue.core.pki import FILES
 from segue.errors import HostSetupError
 from segue.hosts import HostShell
+from segue.hosts.shell import checked
 
 COMMAND_S: Final = 30.0
 TIME_SERVICES: Final = ("chrony", "chronyd", "ntpsec", "ntp", "ntpd", "openntpd", "systemd-timesyncd")
@@ -53,24 +55,35 @@ async def look(shell: HostShell, wanted: Wanted, *, names: Iterable[str] = ()) -
             f"Whoever logs in to {shell.name} is not root there.", hint="Log in as root: qmp+ssh://root@HOST/ in segue.toml."
         )
     init = Init(said["init"].strip())
-    units = await _units(shell, UNITS) if init is Init.SYSTEMD else {}
-    clocks = await _units(shell, [f"{name}.service" for name in TIME_SERVICES]) if init is Init.SYSTEMD else {}
+    has_units = init is Init.SYSTEMD
+    own = [f"{UNIT_DIRECTORY}/{share.unit}" for share in wanted.shares]
+    units, clocks, packages = await asyncio.gather(  # an sshd lets in ten sessions at once (sshd_config, MaxSessions)
+        _units(shell, UNITS if has_units else ()),
+        _units(shell, [f"{name}.service" for name in TIME_SERVICES] if has_units else ()),
+        _packages(shell, (*PACKAGES, NFS_CLIENT, NFS_SERVER)),
+    )
+    files, certificates, resolved, mounts = await asyncio.gather(
+        _files(shell, [*READ_FILES, *own]),
+        present(shell, FILES),
+        resolve(shell, names),
+        _mounts(shell, [share.path for share in wanted.shares]),
+    )
     return Seen(
         host=shell.name,
         apt=len(said["apt"].split()) == 2,
-        packages=await _packages(shell, (*PACKAGES, NFS_CLIENT, NFS_SERVER)),
+        packages=packages,
         init=init,
         units=units,
-        files=await _files(shell, [*READ_FILES, *(f"{UNIT_DIRECTORY}/{share.unit}" for share in wanted.shares)]),
+        files=files,
         daemon_argv=tuple(said["daemon"].splitlines()),
         listening=_listening(said["tcp"]),
-        certificates=frozenset(await present(shell, FILES)),
+        certificates=frozenset(certificates),
         uuid=re.sub(r"[^0-9a-f]", "", said["uuid"].lower()),
-        resolved=await resolve(shell, names),
-        mounts=await _mounts(shell, [share.path for share in wanted.shares]),
+        resolved=resolved,
+        mounts=mounts,
         firewall=_firewall(said["firewall"]),
         container=said["container"].strip() not in ("", "none"),
-        time_service=next((name for name, unit in clocks.items() if unit.enabled), ""),
+        time_service=next((name.removesuffix(".service") for name, unit in clocks.items() if unit.enabled), ""),
     )
 
 
@@ -81,6 +94,8 @@ async def _sections(shell: HostShell) -> dict[str, str]:
 
 
 async def _units(shell: HostShell, names: Sequence[str]) -> dict[str, Unit]:
+    if not names:
+        return {}
     ask = ["systemctl", "show", "--property=Id,LoadState,UnitFileState,ActiveState", "--", *names]
     text = (await shell.run(ask, deadline_s=COMMAND_S)).stdout.decode(errors="replace")
     found = {}
@@ -142,6 +157,18 @@ async def resolve(shell: HostShell, names: Iterable[str]) -> dict[str, tuple[str
         name, _, address = line.partition(" ")
         found[name] = tuple(dict.fromkeys([*found[name], address]))
     return found
+
+
+async def guests(shell: HostShell) -> int:
+    """How many QEMUs run on a host, whoever started them.
+
+    Raises:
+        HostUnreachable, AnswerNotSeen.
+        CommandFailed: it cannot be seen.
+    """
+    script = 'for one in /proc/[0-9]*/exe; do case $(readlink "$one") in */qemu-system-*|*/qemu-kvm) echo "$one";; esac; done; :'
+    argv = ["sh", "-c", script]
+    return len(checked(shell.name, argv, await shell.run(argv, deadline_s=COMMAND_S)).stdout.splitlines())
 
 
 async def _mounts(shell: HostShell, paths: Sequence[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from segue.core.steps import Install, Step
 from segue.errors import HostSetupError, RefusedError, SegueError
 from segue.provision.host import proofs
 from segue.provision.host.carry import Carrier, Journal, Say
-from segue.provision.host.look import look, resolve
+from segue.provision.host.look import guests, look, resolve
 from segue.provision.pki.authority import Authority
 from segue.provision.pki.fleet import Fleet
 
@@ -170,13 +170,10 @@ class Preparation:
         written = await Journal(self._shell).read()
         if not written.taken:
             raise RefusedError(f"Nothing is written on {self._host} that Segue did there.", hint="There is nothing to take back.")
-        takes_qemu = any(isinstance(one.step, Install) for one in written.taken)
-        running = await self._shell.run(["pidof", "qemu-system-x86_64"], deadline_s=COMMAND_S)
-        if takes_qemu and not running.status:
-            guests = "guests run" if len(running.stdout.split()) > 1 else "a guest runs"
+        if any(isinstance(one.step, Install) for one in written.taken) and (count := await guests(self._shell)):
             raise RefusedError(
-                f"QEMU would be removed from {self._host}, and {guests} there.",
-                hint="Move what runs there away first: 'segue guests' lists them.",
+                f"QEMU would be removed from {self._host}, and {count} run{'s' if count == 1 else ''} there.",
+                hint="Move what runs there away first: 'segue guests' lists it.",
             )
         return await self._carrier.take_back_all()
 
