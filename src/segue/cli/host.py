@@ -35,7 +35,10 @@ Storage = Annotated[
         "reaches. It is proven that all hosts see one file there. May be repeated.",
     ),
 ]
-Export = Annotated[list[str] | None, typer.Option(metavar="/PATH", help="Export this directory to the other hosts, by NFS.")]
+Export = Annotated[
+    list[str] | None,
+    typer.Option(metavar="/PATH", help="Make it a server of disks alone, which exports this to the other hosts by NFS."),
+]
 Firewall = Annotated[bool, typer.Option("--firewall", help="Open the ports that are needed; without it they are only told.")]
 
 
@@ -64,6 +67,7 @@ def prepare(
       segue host prepare alpha
       segue host prepare alpha --storage nas:/srv/guests --firewall
       segue host prepare alpha --tcp --insecure-lab --yes
+      segue host prepare nas --export /srv/guests
     """  # noqa: D301  # \b is click's mark for "keep these lines"
     wanted, places = _wanted(tcp=tcp, insecure=insecure_lab, storage=storage, export=export, firewall=firewall)
 

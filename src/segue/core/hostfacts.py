@@ -26,6 +26,10 @@ PACKAGES: Final = (
 """Of Debian and Ubuntu: libvirt and QEMU, virsh and qemu-nbd for the probes, QEMU's NFS client, and nc for libvirt over ssh."""
 NFS_CLIENT: Final = "nfs-common"
 NFS_SERVER: Final = "nfs-kernel-server"
+TIME_SERVICE: Final = "systemd-timesyncd"
+"""The package and the unit, for hosts that have nothing of the kind."""
+NFS_PORT: Final = 2049
+"""All that NFS 4 needs (RFC 7530, section 3.1)."""
 LIBVIRT_TCP_PORT: Final = 16509
 QEMU_CONF: Final = "/etc/libvirt/qemu.conf"
 LIBVIRTD_CONF: Final = "/etc/libvirt/libvirtd.conf"
@@ -96,7 +100,7 @@ class Wanted:
         address: where its QEMU listens for guests, and what a source is told; empty: any.
         ports: the first and the last port for that.
         shares: mounted there.
-        exports: directories that it exports to `peers`.
+        exports: directories that it exports to `peers`; it is then a server of disks, and no host of guests.
         peers: names and addresses of the other hosts of the fleet.
         names: what /etc/hosts must say where a name resolves to nothing, or to the host itself: name → address.
         firewall: open the ports; else they are only told.
@@ -176,5 +180,7 @@ class Seen:
 
 def ports_needed(wanted: Wanted) -> tuple[str, ...]:
     """What a firewall must let in from the other hosts, each a port or ``first-last``."""
+    if wanted.exports:
+        return (str(NFS_PORT),)
     ports = [str(LIBVIRT_TLS_PORT), f"{wanted.ports[0]}-{wanted.ports[1]}"]
     return tuple([*ports, str(LIBVIRT_TCP_PORT)] if wanted.tcp else ports)

@@ -30,6 +30,7 @@ from segue.core.hostfacts import (
     PACKAGES,
     QEMU_CONF,
     QEMU_PKI,
+    TIME_SERVICE,
     UNIT_DIRECTORY,
     Daemon,
     Init,
@@ -54,9 +55,9 @@ def packages(seen: Seen, wanted: Wanted) -> tuple[str, ...]:
     Raises:
         RefusedError: some are, and the host has no apt.
     """
-    names = [*PACKAGES, *([NFS_CLIENT] if _unmounted(seen, wanted) else []), *([NFS_SERVER] if wanted.exports else [])]
-    if not (seen.container or seen.time_service or seen.init is not Init.SYSTEMD):
-        names.append("systemd-timesyncd")
+    names = [NFS_SERVER] if wanted.exports else [*PACKAGES, *([NFS_CLIENT] if _unmounted(seen, wanted) else [])]
+    if _drifts(seen):
+        names.append(TIME_SERVICE)
     missing = tuple(name for name in names if name not in seen.packages)
     if missing and not seen.apt:
         raise RefusedError(
@@ -84,6 +85,23 @@ def plan(seen: Seen, wanted: Wanted, *, fresh: bool = False) -> tuple[Step, ...]
         raise RefusedError("--insecure-lab says how TCP is let in, and TCP is not wanted.", hint="Add --tcp, or leave both out.")
     missing = packages(seen, wanted)
     steps: list[Step] = [Install(packages=missing)] if missing else []
+    if _drifts(seen) and TIME_SERVICE in seen.packages:
+        on, off = (("systemctl", word, "--now", f"{TIME_SERVICE}.service") for word in ("enable", "disable"))
+        steps.append(Command(title="keep its clock in step", argv=on, undo=off))
+    steps += _names(seen, wanted)
+    steps += _exports(seen, wanted) if wanted.exports else _host_of_guests(seen, wanted, fresh=fresh or bool(missing))
+    if wanted.firewall:
+        steps += open_steps(seen.firewall, ports_needed(wanted))
+    return tuple(steps)
+
+
+def _drifts(seen: Seen) -> bool:
+    """Whether nothing keeps its clock in step, and something should: a container's is that of the machine that it runs on."""
+    return seen.init is Init.SYSTEMD and not (seen.container or seen.time_service)
+
+
+def _host_of_guests(seen: Seen, wanted: Wanted, *, fresh: bool) -> list[Step]:
+    steps: list[Step] = []
     if not seen.certificates:
         steps.append(Certificates())
     elif lacking := sorted(set(FILES) - set(REVOKED.values()) - seen.certificates):
@@ -91,12 +109,7 @@ def plan(seen: Seen, wanted: Wanted, *, fresh: bool = False) -> tuple[Step, ...]
             f"{seen.host} has some certificates, and not all: {', '.join(lacking)} is missing.",
             hint=f"'segue pki verify {seen.host}' tells more; 'segue pki install {seen.host}' puts there what Segue's CA issued.",
         )
-    steps += _names(seen, wanted)
-    steps += _daemon(seen, wanted, fresh=fresh or bool(missing))
-    steps += _storage(seen, wanted)
-    if wanted.firewall:
-        steps += open_steps(seen.firewall, ports_needed(wanted))
-    return tuple(steps)
+    return [*steps, *_daemon(seen, wanted, fresh=fresh), *_mounts(seen, wanted)]
 
 
 # --- libvirt and QEMU
@@ -277,23 +290,28 @@ def _unmounted(seen: Seen, wanted: Wanted) -> list[Share]:
     return [share for share in wanted.shares if share.path not in seen.mounts]
 
 
-def _storage(seen: Seen, wanted: Wanted) -> list[Step]:
-    """What is exported, then what is mounted. A path at which something is mounted already is taken as it is.
+def _exports(seen: Seen, wanted: Wanted) -> list[Step]:
+    # Without no_root_squash libvirt, which is root, could not give an image to the user that QEMU runs as.
+    options = "(rw,sync,no_subtree_check,no_root_squash)"
+    lines = (f"{path} {' '.join(f'{peer}{options}' for peer in wanted.peers)}\n" for path in wanted.exports)
+    text = "".join(lines)
+    if text == seen.files.get(EXPORTS):
+        return []
+    export = ("exportfs", "-ra")
+    return [
+        Command(title="", argv=(), undo=export),
+        File(path=EXPORTS, before=seen.files.get(EXPORTS), after=text),
+        Command(title="export them", argv=export, undo=()),
+    ]
+
+
+def _mounts(seen: Seen, wanted: Wanted) -> list[Step]:
+    """What is mounted. A path at which something is mounted already is taken as it is.
 
     Raises:
         RefusedError: it is something else; or a share is wanted where no systemd can mount it.
     """
     steps: list[Step] = []
-    if wanted.exports:
-        # Without no_root_squash libvirt, which is root, could not give an image to the user that QEMU runs as.
-        options = "(rw,sync,no_subtree_check,no_root_squash)"
-        lines = (f"{path} {' '.join(f'{peer}{options}' for peer in wanted.peers)}\n" for path in wanted.exports)
-        text = "".join(lines)
-        if text != seen.files.get(EXPORTS):
-            export = ("exportfs", "-ra")
-            steps.append(Command(title="", argv=(), undo=export))
-            steps.append(File(path=EXPORTS, before=seen.files.get(EXPORTS), after=text))
-            steps.append(Command(title="export them", argv=export, undo=()))
     for share in wanted.shares:
         there = seen.mounts.get(share.path)
         if there is not None and there != str(share):

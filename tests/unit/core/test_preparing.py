@@ -204,10 +204,20 @@ def test_a_share_is_mounted_at_the_same_path_by_a_unit_of_its_own():
         plan(replace(INSTALLED, mounts={share.path: "other:/x"}), Wanted(shares=(share,)))
 
 
+def test_a_host_whose_clock_nothing_keeps_in_step_gets_something_that_does():
+    drifting = replace(INSTALLED, container=False)
+    assert Install(packages=("systemd-timesyncd",)) in plan(drifting, Wanted())
+    off = replace(drifting, packages=drifting.packages | {"systemd-timesyncd"})
+    assert "systemctl enable --now systemd-timesyncd.service" in commands(plan(off, Wanted()))
+    assert plan(replace(drifting, time_service="chrony"), Wanted()) == plan(INSTALLED, Wanted())
+
+
 def test_an_export_names_every_other_host():
     steps = plan(INSTALLED, Wanted(exports=("/srv/guests",), peers=("10.0.7.12", "10.0.7.13")))
     [file] = [step for step in steps if isinstance(step, File) and step.path == EXPORTS]
     options = "(rw,sync,no_subtree_check,no_root_squash)"
+    assert Install(packages=("nfs-kernel-server",)) in steps
+    assert not [step for step in steps if isinstance(step, Certificates) or "libvirt" in str(step)]
     assert file.after == f"/srv/guests 10.0.7.12{options} 10.0.7.13{options}\n"
 
 

@@ -143,22 +143,28 @@ class Carrier:
             yield
             await self.journal.write(f'{{"end": {int(time.time() * 1000)}}}')
         except (HostUnreachable, AnswerNotSeen) as error:
-            raise HostSetupError(
-                f"{error.message} What was done to {self._shell.name} by then is written there, and was not taken back.",
-                hint=f"When it answers, 'segue host undo {self._shell.name}' takes it back; preparing it again does so first.",
-            ) from error
+            raise self._left_behind(error.message) from error
         except asyncio.CancelledError:
             self._say("interrupted: taking back what was done")
             await self.take_back_last()
             raise
         except SegueError as error:
             why = _last(error.stderr) if isinstance(error, CommandFailed) else error.message.rstrip(".")
-            left = await self.take_back_last()
+            try:
+                left = await self.take_back_last()
+            except (HostUnreachable, AnswerNotSeen) as lost:
+                raise self._left_behind(f"{why}. {lost.message}") from error
             if left:
                 raise HostSetupError(
                     f"{why}. Not all could be taken back on {self._shell.name}: {'; '.join(left)}.", hint=error.hint
                 ) from error
             raise HostSetupError(f"{why}. All was taken back: {self._shell.name} is as it was.", hint=error.hint) from error
+
+    def _left_behind(self, why: str) -> HostSetupError:
+        return HostSetupError(
+            f"{why} What was done to {self._shell.name} by then is written there, and was not taken back.",
+            hint=f"When it answers, 'segue host undo {self._shell.name}' takes it back; preparing it again does so first.",
+        )
 
     async def carry(self, steps: Sequence[Step]) -> None:
         """Do steps, one after the other. Within `together`.

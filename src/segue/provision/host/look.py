@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from segue.core.firewalls import Firewall, FirewallKind
-from segue.core.hostfacts import NFS_CLIENT, NFS_SERVER, PACKAGES, READ_FILES, UNIT_DIRECTORY, UNITS, Init, Seen, Unit, Wanted
+from segue.core.hostfacts import NFS_CLIENT, NFS_SERVER, PACKAGES, READ_FILES,
+    TIME_SERVICE, UNIT_DIRECTORY, UNITS, Init, Seen, Unit, Wanted
 from segue.core.pki import FILES
 from segue.errors import HostSetupError
 from segue.hosts import HostShell
@@ -60,7 +61,7 @@ async def look(shell: HostShell, wanted: Wanted, *, names: Iterable[str] = ()) -
     units, clocks, packages = await asyncio.gather(  # an sshd lets in ten sessions at once (sshd_config, MaxSessions)
         _units(shell, UNITS if has_units else ()),
         _units(shell, [f"{name}.service" for name in TIME_SERVICES] if has_units else ()),
-        _packages(shell, (*PACKAGES, NFS_CLIENT, NFS_SERVER)),
+        _packages(shell, (*PACKAGES, NFS_CLIENT, NFS_SERVER, TIME_SERVICE)),
     )
     files, certificates, resolved, mounts = await asyncio.gather(
         _files(shell, [*READ_FILES, *own]),

@@ -14,9 +14,9 @@ from typing import Final
 
 from segue.core import hostchecks, pki, preparing
 from segue.core.hostchecks import Finding
-from segue.core.hostfacts import Seen, Wanted
+from segue.core.hostfacts import NFS_PORT, Seen, Wanted
 from segue.core.model import HostAddress
-from segue.core.steps import Install, Step
+from segue.core.steps import Certificates, Install, Step
 from segue.errors import HostSetupError, RefusedError, SegueError
 from segue.provision.host import proofs
 from segue.provision.host.carry import Carrier, Journal, Say
@@ -110,7 +110,7 @@ class Preparation:
         Raises:
             HostSetupError: it failed; what was done was taken back, or the message says what not.
         """
-        if proposal.steps and not proposal.seen.certificates:
+        if Certificates() in proposal.steps:
             with self._open_authority():
                 pass  # where there is none, that is said before anything is touched
         async with self._carrier.together():
@@ -141,8 +141,9 @@ class Preparation:
         wanted = await self._complete(seen, known)
         found = hostchecks.lacking(seen, preparing.plan(seen, replace(wanted, names={})))
         shells = self._fleet.shells
-        if pki.LIBVIRT_TLS_PORT not in seen.listening:
-            text = f"nobody listens on port {pki.LIBVIRT_TLS_PORT}"
+        port = NFS_PORT if wanted.exports else pki.LIBVIRT_TLS_PORT
+        if port not in seen.listening:
+            text = f"nobody listens on port {port}"
             found.append(Finding(host=self._host, about="daemon", text=text, fix=f"segue host prepare {self._host}"))
         found += hostchecks.clocks_apart(await proofs.clocks(shells), self._host)
         others = {host: await resolve(shell, known) for host, shell in shells.items() if host != self._host}
