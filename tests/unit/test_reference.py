@@ -15,6 +15,7 @@ import pytest
 from segue.core import virsh
 from segue.core.evidence import Evidence, Sighting
 from segue.core.ownership import Remedy, judge
+from segue.core.preflight import CHECKS
 from tests.faults import results
 from tests.faults.page import page as faults
 
@@ -196,6 +197,15 @@ PAGES: dict[str, Callable[[], str]] = {
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_says_what_it_is_written_from(page: str) -> None:
     assert (REFERENCE / page).read_text(encoding="utf-8") == PAGES[page]()
+
+
+def test_each_finding_has_a_page_in_the_runbook_with_something_to_do() -> None:
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (REFERENCE.parent / "runbook/findings").glob("*.md")}
+    assert pages.keys() == CHECKS.keys()
+    for code, text in pages.items():
+        assert text.startswith(f"# {code}: ")
+        for heading in ("**What it means.**", "**Look.**", "```console", "**Mend.**", "**Past it.**"):
+            assert heading in text, (code, heading)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,9 @@ ANSWER_DEADLINE_S: Final = 8.0
 """For one question. They are asked at once, so this is also how long preflight may take on a host that does not answer; one that
 does answers all within half a second."""
 
+LOGIN_DEADLINE_S: Final = 4.0
+"""For a login by ssh to a host that is otherwise reached through libvirt: a migration shall not wait long for it."""
+
 # What a lone blocker is raised as, so that callers of the library can tell them apart; all others are a plain RefusedError.
 _KINDS: Final[dict[str, type[RefusedError]]] = {
     "same-host": SameHost,
@@ -190,7 +193,8 @@ async def _parts_and_offer(
     spec: MigrationSpec, found: Found, destination: Hypervisor, shells: Shells
 ) -> tuple[Parts | Unseen, Offer | Unseen, Files | Unseen]:
     """What the guest is made of, and whether the destination has that."""
-    ways = asyncio.gather(answered(found.hypervisor.host, shells[0]()), answered(destination.host, shells[1]()))
+    hosts = (found.hypervisor.host, destination.host)
+    ways = asyncio.gather(*(answered(host, way(), deadline_s=LOGIN_DEADLINE_S) for host, way in zip(hosts, shells, strict=True)))
     parts = await answered(found.hypervisor.host, found.hypervisor.parts(found.guest.name))
     if isinstance(parts, Unseen):
         await ways
@@ -234,16 +238,17 @@ def wanted_files(spec: MigrationSpec, parts: Parts, *, users: tuple[str, str]) -
         addresses=any(part.listens for part in parts.devices),
         directory=parts.directory,
         users=users,
+        given=spec.driver is DriverKind.LIBVIRT,
     )
 
 
-async def answered(host: str, question: Awaitable[T]) -> T | Unseen:
+async def answered(host: str, question: Awaitable[T], *, deadline_s: float = ANSWER_DEADLINE_S) -> T | Unseen:
     """An answer, or why there is none."""
     try:
-        async with asyncio.timeout(ANSWER_DEADLINE_S):
+        async with asyncio.timeout(deadline_s):
             return await question
     except TimeoutError:
-        return Unseen(host=host, why=f"no answer within {ANSWER_DEADLINE_S:g} s")
+        return Unseen(host=host, why=f"no answer within {deadline_s:g} s")
     except SegueError as error:
         return Unseen(host=host, why=error.message.removesuffix("."))
 

@@ -28,15 +28,18 @@ as() {
     else setpriv --reuid="$user" --regid="$(id -g -- "$user" 2>/dev/null || echo "$user")" --clear-groups -- "$@"; fi
 }
 """
-# $1 user, $2 directory, then paths. For each that is there: its number, r and w for what the user may, device, inode, size, mode,
-# device number, owner, permission bits, file system.
+# $1 user, $2 directory, $3 "either" where what the login may counts, too, then paths. For each that is there: its number, r and w
+# for what may be done with it, device, inode, size, mode, device number, owner, permission bits, file system.
 _LOOK: Final = (
-    r"""user=$1; cd -- "$2" || exit; number=0; shift 2"""
+    r"""user=$1 either=$3; cd -- "$2" || exit; number=0; shift 3"""
     + _AS
     + r"""
 for path; do
     if [ -e "$path" ]; then
-        may=-; as test -r "$path" && may=r; as test -w "$path" && may=${may}w
+        may=-
+        for right in r w; do
+            if as test "-$right" "$path" || { [ -n "$either" ] && test "-$right" "$path"; }; then may=$may$right; fi
+        done
         echo "$number $may $(stat -L -c '%d %i %s %f %t:%T %u:%g %a' -- "$path") $(stat -L -f -c %T -- "$path")"
     fi
     number=$((number + 1))
@@ -74,13 +77,18 @@ cd -- "$1" || exit; name=$2; shift 2
 for path; do real=$(readlink -f -- "$path"); rm -f -- "${real%/*}/$name"; done 2>/dev/null
 exit 0
 """
-# Paths: for each that a QEMU has on its command line, the path's number and the pid. Our own words hold it, too.
+# Paths: for each that a QEMU has on its command line as a whole value, the path's number and the pid. Our own words hold it, too.
 _USED: Final = r"""
 number=0
 for path; do
     for line in $(grep -lsF -- "$path" /proc/[0-9]*/cmdline); do
         program=$(readlink "${line%cmdline}exe"); pid=${line#/proc/}
-        case ${program##*/} in qemu-system-* | qemu-kvm* | kvm) echo "$number ${pid%/*}" ;; esac
+        case ${program##*/} in qemu-system-* | qemu-kvm* | kvm) ;; *) continue ;; esac
+        tr '\0' '\n' <"$line" | while IFS= read -r word; do
+            case $word in
+                "$path" | "$path",* | *[=:,\"]"$path" | *[=:,\"]"$path"[,\"]*) echo "$number ${pid%/*}"; break ;;
+            esac
+        done
     done
     number=$((number + 1))
 done 2>/dev/null
@@ -113,6 +121,7 @@ class Wanted:
         ports, addresses: those are of interest, too.
         directory: where relative paths begin.
         users: whom QEMU runs as on the source, and on the destination.
+        given: what is missing of rights there is given by whoever starts QEMU, as libvirt does (qemu.conf, dynamic_ownership).
     """
 
     paths: tuple[str, ...]
@@ -122,6 +131,7 @@ class Wanted:
     addresses: bool = False
     directory: str = "/"
     users: tuple[str, str] = ("", "")
+    given: bool = False
 
 
 async def compare(source: HostShell, destination: HostShell, wanted: Wanted) -> Files:
@@ -164,7 +174,9 @@ async def compare(source: HostShell, destination: HostShell, wanted: Wanted) -> 
 
 
 def _look(user: str, wanted: Wanted) -> Question:
-    return Question(name="look", script=_LOOK, words=(user, wanted.directory or "/", *wanted.paths))
+    return Question(
+        name="look", script=_LOOK, words=(user, wanted.directory or "/", "either" if wanted.given else "", *wanted.paths)
+    )
 
 
 def _lines(answers: Mapping[str, Answer], name: str) -> list[str]:

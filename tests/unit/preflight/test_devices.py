@@ -66,7 +66,11 @@ CDROM = Part(kind=Kind.CDROM, name="sda", what=MEDIUM, path=MEDIUM)
         (having(VNC), []),
         (having(VNC, files=replace(FILES, listening=frozenset({5901}))), [("display-port", B)]),
         (bare(having(VNC, files=replace(FILES, listening=frozenset({5901})))), []),  # it gives way to the next free one
-        (having(replace(VNC, listens="10.0.0.1")), [("display-address", B)]),
+        (having(replace(VNC, listens="10.0.0.1")), []),  # nobody said which addresses there are
+        (
+            having(replace(VNC, listens="10.0.0.1"), files=replace(FILES, addresses=frozenset({"10.0.0.2"}))),
+            [("display-address", B)],
+        ),
         (having(replace(VNC, listens="10.0.0.1"), files=replace(FILES, addresses=frozenset({"10.0.0.1"}))), []),
         (having(replace(VNC, listens="0.0.0.0")), []),  # noqa: S104  # read, not bound
         (bare(having(replace(VNC, password=True))), [("display-password", W)]),

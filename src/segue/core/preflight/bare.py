@@ -255,6 +255,8 @@ def _outputs(line: CommandLine) -> Iterator[Part]:
     for found in line.each("chardev"):
         paths = [found.get("path", "")] if found.get("backend") == "file" else []
         for path in filter(None, (*paths, found.get("logfile", ""))):
+            if _NO_FILE.match(path):
+                continue
             yield Part(kind=Kind.OUTPUT, name=found.get("id", ""), what=path, path=path)
     for option in line.options:
         if option.name in ("serial", "parallel", "D") and (value := option.value or ""):

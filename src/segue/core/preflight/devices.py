@@ -279,12 +279,12 @@ def _display(facts: Facts, part: Part, files: Files) -> Iterator[Finding]:
             seen=(Seen(host=there, what=f"somebody listens on TCP port {taken[0]}"),),
             fix=f"End who listens there ('ss -ltnp sport = :{taken[0]}' on {there}), or give the guest autoport='yes'.",
         )
-    if part.listens not in _EVERYWHERE and part.listens not in files.addresses and part.listens[:1].isdigit():
+    if files.addresses and part.listens not in _EVERYWHERE and part.listens not in files.addresses and part.listens[:1].isdigit():
         yield Finding(
             code="display-address",
             severity=Severity.BLOCKER,
             sentence=f"The {part.kind} of {facts.guest.name} listens on {part.listens}, an address that {there} does not have.",
-            seen=(Seen(host=there, what=f"addresses {', '.join(sorted(files.addresses)) or 'none'}"),),
+            seen=(Seen(host=there, what=f"addresses {', '.join(sorted(files.addresses))}"),),
             fix="Let it listen on 0.0.0.0, or on a network (libvirt: <listen type='network'>; bare QEMU: --set vnc=…).",
         )
 

@@ -17,6 +17,8 @@ _MORE_UNITS: Final = {"gb": 10**9, "gib": 1 << 30, "t": 1 << 40, "tb": 10**12, "
 _HOSTDEVS: Final = {"pci": Kind.PCI, "usb": Kind.USB, "mdev": Kind.MDEV, "scsi": Kind.SCSI, "scsi_host": Kind.SCSI}
 _DRIVES: Final = {"cdrom": Kind.CDROM, "floppy": Kind.FLOPPY}
 _SERIALS: Final = ("serial", "parallel", "channel")
+_LET_GO: Final = ("requisite", "optional")
+"""Start-up policies with which libvirt itself takes the medium out for a migration when the destination lacks it."""
 _DIRECT: Final = ("none", "directsync")
 
 
@@ -138,16 +140,11 @@ def _disks(root: Element) -> Iterator[DiskPart]:
             path=source.get("file") or source.get("dev") or "",
             url=_url(source),
             format=driver.get("type", "raw") if driver is not None else "raw",
-            direct=(driver.get("cache", "none") if driver is not None else "none") in _DIRECT or _default_cache(driver),
+            direct=driver is not None and driver.get("cache") in _DIRECT,  # without a mode QEMU's own: through the page cache
             read_only=disk.find("readonly") is not None,
             shared=disk.find("shareable") is not None,
             backing=tuple(_backing(disk)),
         )
-
-
-def _default_cache(driver: Element | None) -> bool:
-    """Without a cache mode libvirt leaves it to QEMU, whose default (writeback) goes through the page cache."""
-    return False if driver is None else driver.get("cache") in _DIRECT
 
 
 def _url(source: Element) -> str:
@@ -207,7 +204,7 @@ def _media(devices: Element) -> Iterator[Part]:
         if source is None or target is None:
             continue
         path = source.get("file") or source.get("dev") or ""
-        if (kind := _DRIVES.get(disk.get("device", ""))) and path:
+        if (kind := _DRIVES.get(disk.get("device", ""))) and path and source.get("startupPolicy") not in _LET_GO:
             yield Part(kind=kind, name=target.get("dev", ""), what=path, path=path)
         elif disk.get("device") == "lun":
             yield Part(kind=Kind.LUN, name=target.get("dev", ""), what=path, path=path)

@@ -46,9 +46,11 @@ def offer(connection: libvirt.virConnect, wanted: Parts) -> Offer:
             machines |= {one.text or "", one.get("canonical", "")}
         else:
             types.add(_ACCELERATORS.get(one.get("type", ""), one.get("type", "")))
-    lacking, baseline = _compared(connection, wanted.cpu, arch, virt)
     emulators = {one.text or "" for one in described.iter("emulator")} if described is not None else set()
-    missing = f"libvirt knows {', '.join(sorted(emulators)) or 'no emulator'} there" if wanted.emulator not in emulators else ""
+    trouble = "" if wanted.emulator in emulators else _trouble(connection, wanted.emulator, arch, None, virt)
+    if not trouble and wanted.machine not in machines and not _trouble(connection, wanted.emulator, arch, wanted.machine, virt):
+        machines.add(wanted.machine)  # libvirt lists those of its first choice of emulator
+    lacking, baseline = _compared(connection, wanted.cpu, arch, virt)
     return Offer(
         qemu=_version(connection.getVersion()),
         machines=frozenset(machines - {""}),
@@ -59,8 +61,17 @@ def offer(connection: libvirt.virConnect, wanted: Parts) -> Offer:
         cpus=int(connection.getInfo()[2]),
         user=_user(capabilities, virt),
         host_cpu=_host_cpu(capabilities),
-        trouble=missing,
+        trouble=trouble,
     )
+
+
+def _trouble(connection: libvirt.virConnect, emulator: str, arch: str, machine: str | None, virt: str) -> str:
+    """Why libvirt cannot start that emulator with that machine there, in its own words; empty when it can."""
+    try:
+        connection.getDomainCapabilities(emulator, arch, machine, virt)
+    except libvirt.libvirtError as error:
+        return error.get_error_message() or str(error)
+    return ""
 
 
 def _version(number: int) -> tuple[int, ...]:

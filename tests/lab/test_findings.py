@@ -1,0 +1,46 @@
+"""A slice of preflight's findings, provoked on the real lab; `./run findings` plays all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import pytest
+
+from segue.lab import Lab
+from segue.lab.guests import GuestSpec, LabGuest
+from tests.findings.cases import ALL, Case
+from tests.findings.play import SEGUE, Play
+
+pytestmark = pytest.mark.lab
+
+FORCED = ("cdrom-missing libvirt", "disk-other qemu")
+SEEN = (
+    "guest-busy libvirt",
+    "display-port libvirt",
+    "disk-rights libvirt",
+    "io-error qemu",
+    "qemu-blocks qemu",
+    "disk-used qemu",
+    "emulator qemu",
+)
+SLICE = [case for case in ALL if str(case) in (*FORCED, *SEEN)]
+
+
+@pytest.mark.parametrize("case", SLICE, ids=str)
+def test_it_is_found_and_it_is_true(lab: Lab, case: Case) -> None:
+    played = asyncio.run(Play(lab, case).play(force=str(case) in FORCED))
+    assert played.found.get(case.code) == case.severity, played
+    assert played.status == 3
+    assert not played.harmless, played.forced
+
+
+@pytest.mark.parametrize("kind", ["libvirt", "qemu"])
+def test_a_clean_pair_has_no_finding(lab: Lab, start_guest: Callable[[GuestSpec], LabGuest], kind: str) -> None:
+    guest = start_guest(GuestSpec(name="clean", host="alpha", kind=kind, disk=True))
+    done = asyncio.run(lab.run("admin", [SEGUE, "check", guest.name, "beta", "--json"], check=False, deadline_s=60))
+    said = json.loads(done.stdout)
+    assert (done.status, said["verdict"], said["findings"]) == (0, "can-move", [])
+    page = asyncio.run(lab.run("admin", [SEGUE, "check", guest.name, "beta"], check=False, deadline_s=60))
+    assert page.stdout.splitlines()[-1] == "can move"
