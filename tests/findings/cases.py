@@ -107,7 +107,7 @@ LIBVIRT = (
     Case(
         code="snapshots",
         kind="libvirt",
-        severity="warning",
+        severity="note",
         parts=_disk(SHARED, QCOW),
         before=(("alpha", f"qemu-img create -q -f qcow2 {SHARED} 8M"),),
         after=(("alpha", "virsh -q snapshot-create-as {name} monday"),),
@@ -115,7 +115,7 @@ LIBVIRT = (
     Case(
         code="checkpoints",
         kind="libvirt",
-        severity="warning",
+        severity="note",
         parts=_disk(SHARED, QCOW),
         before=(("alpha", f"qemu-img create -q -f qcow2 {SHARED} 8M"),),
         after=(("alpha", "virsh -q checkpoint-create-as {name} monday"),),
@@ -214,6 +214,7 @@ BARE = (
         severity="warning",
         parts=_drive(SHARED, "format=qcow2,cache=none"),
         before=(("alpha", f"qemu-img create -q -f qcow2 {SHARED} 8M && qemu-img snapshot -c monday {SHARED}"),),
+        words="--copy-storage all",
     ),
     Case(
         code="qemu-blocks",

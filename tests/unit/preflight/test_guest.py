@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from segue.core.evidence import Sighting
-from segue.core.model import GuestState
+from segue.core.model import DriverKind, GuestState
 from segue.core.preflight import fine, judge
 from segue.core.preflight.facts import Facts, Side, Standing, Unseen
 from segue.core.preflight.findings import Severity
+from segue.core.storage import CopyStorage, CopyWish
 from tests.unit.preflight.facts import CLEAN, HERE, RUNNING, THERE, absent, said
 
 B, W, N, U = Severity.BLOCKER, Severity.WARNING, Severity.NOTE, Severity.UNCHECKED
@@ -18,6 +19,11 @@ B, W, N, U = Severity.BLOCKER, Severity.WARNING, Severity.NOTE, Severity.UNCHECK
 
 def standing(**changes: object) -> Facts:
     return replace(CLEAN, standing=replace(RUNNING, **changes))  # type: ignore[arg-type]
+
+
+def bare(facts: Facts, *, copied: bool = False) -> Facts:
+    disks = CopyWish(how=CopyStorage.ALL) if copied else None
+    return replace(facts, spec=replace(facts.spec, driver=DriverKind.QEMU, disks=disks))
 
 
 @pytest.mark.parametrize(
@@ -29,8 +35,10 @@ def standing(**changes: object) -> Facts:
         (standing(state=GuestState.MIGRATING_OUT), [("guest-busy", B)]),
         (standing(job="block copy of vda"), [("guest-busy", B)]),
         (standing(state=GuestState.PAUSED, io_errors=("vda (no space left)",)), [("io-error", B)]),
-        (standing(snapshots=("monday",)), [("snapshots", W)]),
-        (standing(checkpoints=("monday",)), [("checkpoints", W)]),
+        (standing(snapshots=("monday",)), [("snapshots", N)]),
+        (bare(standing(snapshots=("monday",))), []),  # they are in its disks, which both hosts see
+        (bare(standing(snapshots=("monday",)), copied=True), [("snapshots", W)]),
+        (standing(checkpoints=("monday",)), [("checkpoints", N)]),
         (standing(managed_save=True), [("managed-save", W)]),
         (standing(autostart=True), [("autostart", N)]),
         (replace(CLEAN, guest=replace(CLEAN.guest, obstacle="It has no monitor.")), [("unsupported", B)]),
@@ -53,7 +61,7 @@ def test_what_cannot_be_seen_is_not_fine() -> None:
 
 def test_everything_is_told_at_once_the_gravest_first() -> None:
     facts = standing(state=GuestState.PAUSED, job="backup", snapshots=("monday",), autostart=True)
-    assert [severity for _, severity in said(facts)] == [B, B, W, N]
+    assert [severity for _, severity in said(facts)] == [B, B, N, N]
 
 
 def test_a_clean_pair_has_nothing_but_fine_checks() -> None:

@@ -80,28 +80,31 @@ def _state(facts: Facts, state: GuestState, *, raw: str) -> Iterator[Finding]:
 
 
 def _what_stays(facts: Facts, standing: Standing) -> Iterator[Finding]:
-    name, host = facts.guest.name, facts.source.host
-    carried = facts.spec.driver is DriverKind.LIBVIRT  # what libvirt leaves behind, its driver takes along
+    """What libvirt itself would leave behind, its driver takes along; of a bare QEMU nothing stays but what is not copied."""
+    name, host, there = facts.guest.name, facts.source.host, facts.destination.host
 
     def found(code: str, severity: Severity, sentence: str, what: str, fix: str) -> Finding:
         return Finding(code=code, severity=severity, sentence=sentence, seen=(Seen(host=host, what=what),), fix=fix)
 
-    if standing.snapshots and not carried:
+    carried = facts.spec.driver is DriverKind.LIBVIRT
+    if standing.snapshots and (carried or facts.spec.disks is not None):
+        kept = "what libvirt knows of them is taken along" if carried else "which are not copied with its disks"
         yield found(
             "snapshots",
-            Severity.WARNING,
-            f"{name} has {len(standing.snapshots)} snapshot(s), which {facts.destination.host} will not know.",
+            Severity.NOTE if carried else Severity.WARNING,
+            f"{name} has {len(standing.snapshots)} snapshot(s): {kept}.",
             f"snapshots {', '.join(standing.snapshots)}",
-            f"Save what describes them ('virsh snapshot-dumpxml {name} NAME'), then forget them: "
-            f"'virsh snapshot-delete {name} NAME --metadata'.",
+            f"See on {there} after the move: virsh snapshot-list {name}"
+            if carried
+            else "Save them first: qemu-img convert -l NAME",
         )
-    if standing.checkpoints and not carried:
+    if standing.checkpoints:
         yield found(
             "checkpoints",
-            Severity.WARNING,
-            f"{name} has {len(standing.checkpoints)} checkpoint(s): the next backup after the move has to be a full one.",
+            Severity.NOTE,
+            f"{name} has {len(standing.checkpoints)} checkpoint(s): what libvirt knows of them is taken along.",
             f"checkpoints {', '.join(standing.checkpoints)}",
-            f"virsh checkpoint-delete {name} NAME --metadata",
+            f"See on {there} after the move: virsh checkpoint-list {name}",
         )
     if standing.managed_save:
         yield found(
@@ -111,11 +114,11 @@ def _what_stays(facts: Facts, standing: Standing) -> Iterator[Finding]:
             "managed save image",
             f"virsh managedsave-remove {name}",
         )
-    if standing.autostart and not carried:
+    if standing.autostart:
         yield found(
             "autostart",
             Severity.NOTE,
-            f"{name} starts with {host}, and will not start with {facts.destination.host}.",
+            f"{name} starts with {host}; after the move it starts with {there}.",
             "autostart enabled",
-            f"After the move, on {facts.destination.host}: virsh autostart {name}",
+            f"If it shall not: virsh autostart {name} --disable",
         )
