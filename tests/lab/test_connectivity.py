@@ -162,7 +162,7 @@ def test_without_python_on_the_source_bash_opens_the_port(inside: Inside, hosts:
             await destination.aclose()
 
     async def _by_bash(source: HostShell, destination: HostShell) -> tuple[object, ...]:
-        listen = ["python3", "-c", connectivity._LISTENER, "49160", "49160", "5"]
+        listen = [*connectivity._PYTHON, connectivity._LISTENER, "49160", "49160", "5"]
         async with destination.lines(listen) as lines:
             port = await connectivity._first_line(lines)
             assert port == 49160

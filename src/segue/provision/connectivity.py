@@ -32,10 +32,12 @@ LISTEN_S: Final = 20
 SEND_S: Final = 0.5
 SEND_BYTES: Final = 64 << 20
 """A link is measured no longer than this, with no more than that: it may be in use."""
-GLANCE_S: Final = 0.2
-GLANCE_BYTES: Final = 32 << 20
+GLANCE_S: Final = 0.1
+GLANCE_BYTES: Final = 16 << 20
 """The same where a migration waits for it."""
 LIBVIRT_TCP_PORT: Final = 16509
+_PYTHON: Final = ("python3", "-I", "-S", "-c")
+"""Without site-packages, which nobody needs here and which take half of its start."""
 
 # $@: names to look up. Each line is a word and its value.
 _LOOK: Final = r"""
@@ -370,7 +372,7 @@ async def send(
         measured: send as much as is needed to measure the link well; else as little as tells slow from fast.
     """
     first, last = ports or (0, 0)
-    listen = ["python3", "-c", _LISTENER, str(first), str(last), str(LISTEN_S)]
+    listen = [*_PYTHON, _LISTENER, str(first), str(last), str(LISTEN_S)]
     try:
         async with destination.lines(listen) as lines:
             port = await _first_line(lines)
@@ -398,7 +400,7 @@ async def _first_line(lines: AsyncIterator[bytes]) -> int | str | None:
 
 async def _connect(source: HostShell, address: str, port: int, *, measured: bool) -> Sent:
     seconds, most = (SEND_S, SEND_BYTES) if measured else (GLANCE_S, GLANCE_BYTES)
-    argv = ["python3", "-c", _SENDER, address, str(port), str(CONNECT_S), str(seconds), str(most)]
+    argv = [*_PYTHON, _SENDER, address, str(port), str(CONNECT_S), str(seconds), str(most)]
     done = await source.run(argv, deadline_s=COMMAND_S + LISTEN_S)
     said = done.stdout.decode(errors="replace").split(None, 5)
     if done.status == 127 or len(said) < 5:
