@@ -151,7 +151,7 @@ def test_a_host_that_cannot_be_logged_in_to_leaves_all_of_it_unchecked():
 
 DOMAIN = """<domain><devices>
 <interface type='bridge'><mac address='52:54:00:AA:00:01'/><source bridge='br0'/><alias name='net0'/></interface>
-<interface type='network'><source network='lan' bridge='virbr0'/></interface>
+<interface type='bridge'><source network='lan' portid='1' bridge='br7'/></interface>
 <interface type='direct'><source dev='eth1' mode='bridge'/></interface>
 <interface type='bridge'><source bridge='ovs0'/><virtualport type='openvswitch'/></interface>
 <interface type='user'/>

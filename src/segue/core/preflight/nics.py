@@ -16,10 +16,16 @@ _SOURCES: Final = {"bridge": (Plug.BRIDGE, "bridge"), "network": (Plug.NETWORK, 
 
 
 def of_domain(root: Element) -> Iterator[Nic]:
-    """Of a domain (libvirt, docs/formatdomain.rst, "Network interfaces")."""
+    """Of a domain (libvirt, docs/formatdomain.rst, "Network interfaces").
+
+    One that is plugged into a network of bridges is shown as ``bridge`` while it runs, with the network beside it; where it
+    arrives it looks for the network again.
+    """
     for number, found in enumerate(root.iterfind("devices/interface")):
         plug, word = _SOURCES.get(found.get("type", ""), (Plug.OTHER, ""))
         source, mac, alias = found.find("source"), found.find("mac"), found.find("alias")
+        if source is not None and source.get("network"):
+            plug, word = _SOURCES["network"]
         yield Nic(
             name=(alias.get("name", "") if alias is not None else "") or f"net{number}",
             plug=plug,
