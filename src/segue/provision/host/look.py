@@ -9,8 +9,19 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from segue.core.firewalls import Firewall, FirewallKind
-from segue.core.hostfacts import NFS_CLIENT, NFS_SERVER, PACKAGES, READ_FILES,
-    TIME_SERVICE, UNIT_DIRECTORY, UNITS, Init, Seen, Unit, Wanted
+from segue.core.hostfacts import (
+    NFS_CLIENT,
+    NFS_SERVER,
+    PACKAGES,
+    READ_FILES,
+    TIME_SERVICE,
+    UNIT_DIRECTORY,
+    UNITS,
+    Init,
+    Seen,
+    Unit,
+    Wanted,
+)
 from segue.core.pki import FILES
 from segue.errors import HostSetupError
 from segue.hosts import HostShell
