@@ -3,10 +3,11 @@
     ./run bench forecast [--workloads steady-16,flat-16] [--links 300mbit,1gbit] [--limits 100,300,1000]
     ./run bench forecast --show [--markdown docs/bench/forecast.md]
 
-One bare guest a workload, in a lab of two hosts. For each link the guest is watched once, as `segue forecast` does it; then for
-each downtime limit it is moved by pre-copy alone, with just that limit, without throttling and without any help: it converges,
-or it is given up after a time in which it could have been sent `PATIENCE` times. Standstill is what a client on the network
-saw. Results are kept as JSON lines, and what is there already is not played again, so that it can be played in parts.
+One bare guest a workload, in a lab of two hosts. For each link the guest is moved once by post-copy, so that the path was seen,
+and watched once, as `segue forecast` does it; then for each downtime limit it is moved by pre-copy alone, with just that limit,
+without throttling and without any help: it converges, or it is given up after a time in which it could have been sent
+`PATIENCE` times. Standstill is what a client on the network saw. Results are kept as JSON lines, and what is there already is
+not played again, so that it can be played in parts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +72,18 @@ class Cell:
 
 
 def seen_of(cell: Cell) -> Seen:
-    """What was measured, with the link's rate as the path's: that is what segue.toml would say."""
+    """What was measured; where nobody had seen the path yet, with the link's rate as segue.toml would say it."""
+    seen = TypeAdapter(Seen).validate_python(cell.seen)
     bps = round(units.parse_rate(cell.link) * GOODPUT)
     path = Way(bps=Range(low=bps * 95 // 100, likely=bps, high=bps), how="the link")
-    seen = TypeAdapter(Seen).validate_python(cell.seen)
-    return Seen(touched=seen.touched, windows=seen.windows, path=path)
+    return seen if seen.path is not None else replace(seen, path=path)
 
 
-async def segue(lab: Lab, *words: str) -> tuple[int, list[dict[str, Any]], str]:
+async def segue(lab: Lab, link: str, *words: str) -> tuple[int, list[dict[str, Any]], str]:
     """Run it as an admin would; its exit status, its JSON, its other words."""
     pipe = asyncio.subprocess.PIPE
-    argv = lab.enter_argv("admin", [SEGUE, *words])
+    state = f"SEGUE_STATE={lab.layout.written}-{link}"  # what was seen of one link says nothing of another
+    argv = lab.enter_argv("admin", ["env", state, SEGUE, *words])
     process = await asyncio.create_subprocess_exec(*argv, stdout=pipe, stderr=pipe, stdin=asyncio.subprocess.DEVNULL)
     stdout, stderr = await asyncio.wait_for(process.communicate(), timeout=300)
     return process.returncode or 0, [json.loads(line) for line in stdout.splitlines()], stderr.decode()
@@ -93,7 +95,9 @@ async def play(lab: Lab, workload: str, link: str, limits_ms: Sequence[int], fil
         await lab.set_rate(host, units.parse_rate(link))
     [(source, _)] = guests.where(lab, GUEST)
     destination = "beta" if source == "alpha" else "alpha"
-    _, [said], stderr = await segue(lab, "forecast", GUEST, destination, "--from", source, "--json")
+    await segue(lab, link, "migrate", GUEST, destination, "--from", source, "--postcopy", "--json")  # so that the path was seen
+    source, destination = destination, source
+    _, [said], stderr = await segue(lab, link, "forecast", GUEST, destination, "--from", source, "--json")
     if not said["seen"]["windows"]:
         raise SystemExit(f"nothing was measured: {said['unmeasured']} {stderr}")
     touched = said["seen"]["touched"]["bytes"]["likely"]
@@ -103,7 +107,7 @@ async def play(lab: Lab, workload: str, link: str, limits_ms: Sequence[int], fil
         destination = "beta" if source == "alpha" else "alpha"
         words = ("--from", source, "--json", "--policy", POLICY, "--no-auto-converge", "--within", f"{within_ms}ms")
         async with observe(lab, GUEST) as watch:
-            _, told, stderr = await segue(lab, "migrate", GUEST, destination, "--max-downtime", f"{limit_ms}ms", *words)
+            _, told, stderr = await segue(lab, link, "migrate", GUEST, destination, "--max-downtime", f"{limit_ms}ms", *words)
             report = await watch.report()
         outcome = told[-1]
         if not report.clean or outcome["outcome"] not in ("moved", "failed"):

@@ -237,6 +237,19 @@ async def is_steered_on_the_way(bench: Bench) -> None:
         await settle(bench, source, destination, (Sighting.RUNNING, Sighting.ABSENT))
 
 
+async def says_what_a_guest_uses_and_dirties(bench: Bench) -> None:
+    async with bench.hosts() as (source, _):
+        [guest] = [guest for guest in await source.guests() if guest.name == bench.guest]
+        touched = (await source.touched(bench.guest)).bytes
+        assert 0 < touched.low <= touched.likely <= touched.high <= (guest.memory_bytes or 0)
+        window = await source.dirtied(bench.guest, seconds=1)
+        assert window.ms == 1000
+        assert 0 <= window.dirtied_bytes <= (guest.memory_bytes or 0)
+        for ask in (source.touched, lambda name: source.dirtied(name, seconds=1)):
+            with pytest.raises(HypervisorError):
+                await ask("no-such-guest")
+
+
 async def leaves_no_task_behind(bench: Bench) -> None:
     before = asyncio.all_tasks()
     await moves(bench)
@@ -259,5 +272,6 @@ CHECKS: tuple[Check, ...] = (
     may_be_repeated_after_the_end,
     goes_over_to_post_copy,
     is_steered_on_the_way,
+    says_what_a_guest_uses_and_dirties,
     leaves_no_task_behind,
 )

@@ -197,10 +197,13 @@ def path_of(store: Store, record: Record) -> Path | None:
     """What the way between the two hosts carries; ``None`` where nobody knows. Blocks."""
     said = link(record.source, record.destination)
     limit_bps = record.spec.limits.bandwidth_bps
-    rates = [rate for past in _past(store, record) if (rate := _rate(store, past)) is not None][:MOST_LOOKED_AT]
+    rates = _rates(store, _past(store, record))
+    over = "over the same path"
+    if not rates:
+        rates, over = _rates(store, _past(store, record, both_ways=True)), "the other way round"
     if rates:
         low, likely, high = min(rates), round(statistics.median(rates)), max(rates)
-        how = f"seen in {len(rates)} migration{'s' * (len(rates) > 1)} over the same path"
+        how = f"seen in {len(rates)} migration{'s' * (len(rates) > 1)} {over}"
         return Path(bps=Range(low=low * 97 // 100, likely=likely, high=high * 103 // 100), how=how)
     if said is not None:
         likely = round(said * GOODPUT)
@@ -213,7 +216,7 @@ def path_of(store: Store, record: Record) -> Path | None:
 def own_of(store: Store, record: Record) -> Range | None:
     """What the last migrations between the two hosts took beside sending memory; ``None`` where there was none. Blocks."""
     took = []
-    for past in _past(store, record, any_way=True)[:MOST_LOOKED_AT]:
+    for past in _past(store, record, both_ways=True)[:MOST_LOOKED_AT]:
         sending = [one.progress.elapsed_ms for one in store.samples(past.id) if one.progress.status in _SENDING]
         if past.outcome is not None and sending and past.spec.disks is None:
             took.append(max(0, past.outcome.total_ms - (sending[-1] - sending[0])))
@@ -229,19 +232,23 @@ def link(source: HostAddress, destination: HostAddress) -> int | None:
     return min(said) if said else None
 
 
-def _past(store: Store, record: Record, *, any_way: bool = False) -> list[Record]:
-    """Migrations that went the same way and were not held back; `any_way`: also the other way round, and with whatever limit."""
+def _past(store: Store, record: Record, *, both_ways: bool = False) -> list[Record]:
+    """Migrations of that kind between the two hosts that were not held back; `both_ways`: also from there to here."""
     spec = record.spec
-    ways = [(spec.source, spec.destination)] + ([(spec.destination, spec.source)] if any_way else [])
+    ways = [(spec.source, spec.destination), *([(spec.destination, spec.source)] if both_ways else [])]
     return [
         past
         for past in store.find(host=spec.destination, limit=20)
         if past.outcome is not None
         and past.outcome.outcome is OutcomeKind.MOVED
-        and (any_way or past.spec.limits.bandwidth_bps is None)
+        and past.spec.limits.bandwidth_bps is None
         and (past.spec.source, past.spec.destination) in ways
         and (past.spec.driver, past.spec.transport) == (spec.driver, spec.transport)
     ]
+
+
+def _rates(store: Store, past: Sequence[Record]) -> list[int]:
+    return [rate for one in past if (rate := _rate(store, one)) is not None][:MOST_LOOKED_AT]
 
 
 def _rate(store: Store, past: Record) -> int | None:

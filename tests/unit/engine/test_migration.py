@@ -131,7 +131,7 @@ async def test_a_guest_that_outruns_the_link_is_given_up_at_the_deadline() -> No
 
 
 async def test_a_promise_that_nothing_allowed_can_keep_is_declined_while_the_guest_is_hardly_on_its_way() -> None:
-    rehearsal = Rehearsal(FLAT_OUT)
+    rehearsal = Rehearsal(replace(FLAT_OUT, write_bps=400 * units.MIB))
     migration = rehearsal.migration(limits=Limits(auto_converge=False))
     with pytest.raises(MigrationFailed, match=r"pre-copy does not converge: it needs .* what would move it: --max-downtime"):
         await migration

@@ -44,6 +44,7 @@ def in_use(domain: libvirt.virDomain) -> Touched | None:
     return Touched(
         bytes=Range(low=low * 9 // 10, likely=likely * SENT_PERCENT // 100, high=high),
         how="resident memory of its QEMU, without what is QEMU's own",
+        of_bytes=memory,
     )
 
 

@@ -63,7 +63,9 @@ def in_use(smaps: bytes, memory_bytes: int | None) -> Touched:
     if of_guest:
         used = max(of_guest)
         return Touched(
-            bytes=Range(low=used * 85 // 100, likely=used * SENT_PERCENT // 100, high=used), how="resident memory of the guest"
+            bytes=Range(low=used * 85 // 100, likely=used * SENT_PERCENT // 100, high=used),
+            how="resident memory of the guest",
+            of_bytes=memory_bytes or 0,
         )
     used = sum(used for _, used in everything)  # several blocks, or shared with something: QEMU's own is in it
     most = min(used, memory_bytes or used)
