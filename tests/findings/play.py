@@ -6,9 +6,11 @@ What may live here: the play. It speaks to Segue as a user does, by its command 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shlex
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,23 @@ class Play:
 
     async def play(self, *, force: bool = True) -> Played:
         """All of it; nothing of it stays."""
+        async with self._provoked():
+            seen = await self._segue("check", self._name, self._case.destination, *self._case.words.split(), "--json")
+            found = json.loads(seen.stdout)["findings"] if seen.stdout else []
+            codes = {one["code"]: one["severity"] for one in reversed(found)}
+            blockers = [code for code, severity in codes.items() if severity == "blocker"]
+            forced, harmless = await self._force(blockers) if force and blockers else ("", False)
+            return Played(found=codes, status=seen.status, forced=forced, harmless=harmless)
+
+    async def fix(self, *words: str) -> tuple[Completed, str]:
+        """Migrate with what can be mended mended: how that ended, and what the source shows of the guest's disks afterwards."""
+        async with self._provoked():
+            done = await self._segue("migrate", self._name, self._case.destination, "--fix", *words)
+            left = await self._shell("alpha", f"virsh -q domblklist {self._name}", check=False)
+            return done, left.stdout
+
+    @contextlib.asynccontextmanager
+    async def _provoked(self) -> AsyncIterator[None]:
         case = self._case
         self._shared.mkdir(exist_ok=True)
         for host in ("alpha", "beta"):
@@ -89,12 +108,7 @@ class Play:
             await self._start()
             for host, command in case.after:
                 await self._shell(host, command)
-            seen = await self._segue("check", self._name, case.destination, *case.words.split(), "--json")
-            found = json.loads(seen.stdout)["findings"] if seen.stdout else []
-            codes = {one["code"]: one["severity"] for one in reversed(found)}
-            blockers = [code for code, severity in codes.items() if severity == "blocker"]
-            forced, harmless = await self._force(blockers) if force and blockers else ("", False)
-            return Played(found=codes, status=seen.status, forced=forced, harmless=harmless)
+            yield
         finally:
             await asyncio.shield(self._end())
 

@@ -37,6 +37,24 @@ def test_it_is_found_and_it_is_true(lab: Lab, case: Case) -> None:
 
 
 @pytest.mark.parametrize("kind", ["libvirt", "qemu"])
+@pytest.mark.parametrize("code", ["cdrom-missing", "output-directory"])
+def test_what_can_be_mended_is_mended_and_told(lab: Lab, kind: str, code: str) -> None:
+    [case] = [case for case in ALL if str(case) == f"{code} {kind}"]
+    done, _ = asyncio.run(Play(lab, case).fix())
+    assert done.status == 0, done.stderr
+    assert "mended: " in done.stderr
+    assert ("left off for the move" in done.stderr) is (code == "cdrom-missing")
+
+
+def test_what_was_mended_is_undone_when_the_guest_is_not_moved(lab: Lab) -> None:
+    [case] = [case for case in ALL if str(case) == "cdrom-missing libvirt"]
+    done, disks = asyncio.run(Play(lab, case).fix("--within", "1ms"))
+    assert done.status == 1, done.stderr
+    assert "undone: " in done.stderr
+    assert "f.iso" in disks
+
+
+@pytest.mark.parametrize("kind", ["libvirt", "qemu"])
 def test_a_clean_pair_has_no_finding(lab: Lab, start_guest: Callable[[GuestSpec], LabGuest], kind: str) -> None:
     guest = start_guest(GuestSpec(name="clean", host="alpha", kind=kind, disk=True))
     done = asyncio.run(lab.run("admin", [SEGUE, "check", guest.name, "beta", "--json"], check=False, deadline_s=60))

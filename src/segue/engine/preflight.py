@@ -174,8 +174,9 @@ async def _path(
     spec: MigrationSpec, found: Found, destination: Hypervisor, shells: Shells, addresses: tuple[HostAddress, ...]
 ) -> Path | Unseen:
     """What is between both hosts; where a port of the destination is closed, the rule that closes it, too."""
-    ends = await asyncio.gather(answered(found.hypervisor.host, shells[0]()), answered(destination.host, shells[1]()))
-    here, there = ends
+    hosts = (found.hypervisor.host, destination.host)
+    ends = (answered(host, way(), deadline_s=LOGIN_DEADLINE_S) for host, way in zip(hosts, shells, strict=True))
+    here, there = await asyncio.gather(*ends)
     if isinstance(here, Unseen):
         return here
     if isinstance(there, Unseen):
