@@ -55,10 +55,8 @@ async def ask_all(shell: HostShell, questions: Sequence[Question], *, deadline_s
     """
     if not questions:
         return {}
-    lines = (
-        f"{{ {shlex.join(['sh', '-c', one.script, 'sh', *one.words])} 2>&1 </dev/null; echo; echo $?; }} | base64 -w 0; echo"
-        for one in questions
-    )
+    commands = (shlex.join(["sh", "-c", one.script, "sh", *one.words]) for one in questions)
+    lines = (f"{{ {command} 2>&1 </dev/null; status=$?; echo; echo $status; }} | base64 -w 0; echo" for command in commands)
     done = await shell.run(["sh", "-c", "\n".join(lines)], deadline_s=deadline_s)
     answers = done.stdout.split(b"\n")[:-1]
     try:
