@@ -132,6 +132,12 @@ def test_disks_media_and_what_is_below() -> None:
     assert found.devices == (Part(kind=Kind.CDROM, name="ide1-cd0", what="/srv/x.iso", path="/srv/x.iso"),)
 
 
+def test_a_disk_that_guests_share_by_agreement() -> None:
+    blocks = [{"device": "d0", "inserted": {"node-name": "#1", "drv": "raw", "file": "/srv/a", "ro": False}}]
+    assert read("-device", "virtio-blk-pci,drive=d0,share-rw=on", **{"query-block": blocks}).disks[0].shared
+    assert not read("-device", "virtio-blk-pci,drive=d0", **{"query-block": blocks}).disks[0].shared
+
+
 def test_reasons_of_qemu_itself() -> None:
     reason = "0000:00:04.0/ivshmem: device is marked as peer"
     assert read(**{"query-migrate": {"blocked-reasons": [reason]}}).blocked == (reason,)

@@ -125,7 +125,7 @@ def read(line: CommandLine, answers: Answers, *, user: str, directory: str) -> P
             tsc_fixed=any("tsc-frequency=" in value for value in line.all("cpu")),
         ),
         devices=tuple(_devices(line, devices, answers)),
-        disks=tuple(_disks(answers)),
+        disks=tuple(_disks(line, answers)),
         nics=tuple(nics.of_line(line)),
         files=tuple(dict.fromkeys(path for name in _FILES for path in line.all(name))),
         types=frozenset(kind for _, kind in devices.values()),
@@ -168,7 +168,8 @@ def _range(text: str) -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1)
 
 
-def _disks(answers: Answers) -> Iterator[DiskPart]:
+def _disks(line: CommandLine, answers: Answers) -> Iterator[DiskPart]:
+    together = {found.get("drive") for found in line.each("device") if found.get("share-rw") in ("on", "yes", "true")}
     for drive in live.drives(answers.get("query-block")):
         if (medium := drive.medium) is None or drive.removable:
             continue
@@ -180,6 +181,7 @@ def _disks(answers: Answers) -> Iterator[DiskPart]:
             format=medium.format,
             direct=medium.cache.get("direct", False),
             read_only=medium.read_only,
+            shared=bool(together & {drive.name, drive.device, medium.node} - {""}),
             backing=tuple(path for path in medium.backing if not _NO_FILE.match(path)),
             virtual_bytes=medium.size_bytes,
         )

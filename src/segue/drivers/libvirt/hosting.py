@@ -99,7 +99,7 @@ def _user(capabilities: etree._Element, virt: str) -> str:
 
 def _compared(connection: libvirt.virConnect, cpu: Cpu, arch: str, virt: str) -> tuple[tuple[str, ...] | None, str]:
     """The features that this host lacks, and a CPU without those; the names are asked for only where some are lacking."""
-    if not cpu.xml:
+    if not cpu.xml or (cpu.mode in _ONE_HOSTS and virt == _VIRT_TYPES["tcg"]):  # emulated, it is the same on every host
         return (), ""
     if cpu.mode in _ONE_HOSTS:
         answer = connection.compareCPU(cpu.xml)

@@ -133,7 +133,7 @@ async def offer(shell: HostShell, wanted: Parts) -> Offer:
         qemu=bare.version(said["version"]),
         machines=frozenset(_names(machines)),
         accelerators=frozenset(answers["accelerators"].text.split()),
-        lacking=missing if "cpu" in said else None,
+        lacking=missing if "cpu" in said and wanted.cpu.features else None,
         baseline=f"-cpu {','.join([wanted.cpu.model, *(f'-{name}' for name in missing)])}" if missing else "",
         types=bare.types_of(said.get("types")),
         memory=_memory(shell.name, answers),
