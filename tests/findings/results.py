@@ -28,10 +28,10 @@ could not be seen, which is never the same as fine. Blockers that protect the gu
 |---|---|---|---|
 {rows}
 
-## Not provoked here
+## Not played
 
-For these the lab lacks what it takes (a card, a TPM, a CPU that lacks something, another release of QEMU). Their rules are
-tested on facts, and the reading of those facts on recorded XML and QMP answers.
+For most of these the lab lacks what it takes (a card, a TPM, a CPU that lacks something, another release of QEMU). Their rules
+are tested on facts, and the reading of those facts on recorded XML and QMP answers.
 
 | code | about | fine when |
 |---|---|---|

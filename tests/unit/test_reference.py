@@ -18,6 +18,7 @@ from segue.core.ownership import Remedy, judge
 from segue.core.preflight import CHECKS
 from tests.faults import results
 from tests.faults.page import page as faults
+from tests.findings import results as findings
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
 
@@ -191,6 +192,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "ownership.md": ownership,
     "causes.md": causes,
     "faults.md": lambda: faults(results.load()),
+    "findings.md": lambda: findings.page(findings.load()),
 }
 
 
