@@ -117,7 +117,7 @@ RULES: Final = (
         hint="Choose one of --copy-storage and --set disk.…",
     ),
     Rule(
-        applies=lambda spec, _: spec.disks is not None and spec.transport is not Transport.NATIVE,
+        applies=lambda spec, _: not _is_libvirt(spec) and spec.disks is not None and spec.transport is not Transport.NATIVE,
         message="Disks are copied in the clear: only memory would be encrypted.",
         hint="Use --transport native over a network of your own, or put the disks on storage that both hosts see.",
     ),
@@ -276,9 +276,14 @@ RULES: Final = (
         hint="Choose one of --postcopy and --connections.",
     ),
     Rule(
-        applies=lambda spec, _: _is_libvirt(spec) and spec.disks is not None,
-        message="Segue does not copy disks of libvirt's guests yet, and {guest} is one.",
-        hint="Put its disks on storage that both hosts see.",
+        applies=lambda spec, _: _tunnels(spec) and spec.disks is not None,
+        message="libvirt sends no disks through its tunnel.",
+        hint="Use --transport tls, or put the disks on storage that both hosts see.",
+    ),
+    Rule(
+        applies=lambda spec, _: _is_libvirt(spec) and spec.disks is not None and spec.disks.limit_bps is not None,
+        message="libvirt has one limit for memory and for disks.",
+        hint="Use --bandwidth in place of --disk-bandwidth.",
     ),
 )
 

@@ -159,6 +159,17 @@ def _place_graphics(graphics: etree._Element, value: str) -> None:
 _CHANGES: Final = {"disk": _place_disk, "interface": _place_nic, "graphics": _place_graphics}
 
 
+def flattened(xml: str, targets: Sequence[str]) -> str:
+    """The definition with nothing below the files of these disks."""
+    root = parsed(xml, "The guest's definition")
+    for disk in root.iterfind("devices/disk"):
+        if _target(disk) in targets:
+            for below in disk.findall("backingStore"):
+                below.getparent().remove(below)  # type: ignore[union-attr]  # it was found below its parent
+            disk.append(etree.Element("backingStore"))
+    return etree.tostring(root, encoding="unicode")
+
+
 # --- compared
 
 

@@ -24,7 +24,7 @@ from typing import Final
 import libvirt
 
 from segue import units
-from segue.core import virsh
+from segue.core import domxml, virsh
 from segue.core.causes import Quote
 from segue.core.domxml import Carried
 from segue.core.downtime import Moments
@@ -32,7 +32,9 @@ from segue.core.evidence import Sighting
 from segue.core.model import Control, JobStatus, MigrationSpec, Progress
 from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
+from segue.core.storage import CopyStorage
 from segue.drivers.libvirt import carried, definitions, fold, guestlog, heard, runtime
+from segue.drivers.libvirt.disks import DiskCopy, FileDisk
 from segue.drivers.libvirt.hypervisor import QUERY_DEADLINE_S, LibvirtHypervisor, connected
 from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, SegueError
 
@@ -86,6 +88,8 @@ class LibvirtAttempt:
         self._destination = destination
         self._began = time.monotonic()
         self._found: _Found | None = None
+        self._disks = DiskCopy(spec, source, destination, log) if spec.disks is not None else None
+        self._copied: tuple[FileDisk, ...] = ()
         self._reattached = False
         self._call: asyncio.Future[object] | None = None
         self._resumed_at = 0.0
@@ -109,6 +113,8 @@ class LibvirtAttempt:
             if found.carried:
                 async with self._log.acting(Action.PACK, f"{self._source.host}: {_in_words(found.carried)}"):
                     await self._source.ask(lambda _: carried.pack(found.domain, found.carried))
+            if self._disks is not None:
+                self._copied = await self._disks.create(found.domain)
         except HypervisorError as error:
             raise PrepareFailed(error.message) from error
 
@@ -219,12 +225,16 @@ class LibvirtAttempt:
     async def _migrate_call(self, more_flags: int = 0) -> Callable[[], object]:
         found = self._require_found()
         xml, persistent_xml = await self._source.ask(lambda _: definitions.wanted(found.domain, self._spec))
+        if self._spec.disks is not None and self._spec.disks.how is CopyStorage.ALL and any(one.backing for one in self._copied):
+            own = xml or await self._source.ask(lambda _: definitions.own(found.domain))
+            xml = domxml.flattened(own, [one.target for one in self._copied])
         call = virsh.Call(
             spec=self._spec,
             there=self._destination.address,
             defined=found.persistent,
             xml=xml,
             persistent_xml=persistent_xml,
+            disks=tuple(one.target for one in self._copied),
         )
         flags, parameters = arguments(call)
         flags |= more_flags
@@ -403,6 +413,8 @@ class LibvirtAttempt:
         if here.sighting is Sighting.SWITCHOVER and there.sighting.is_idle:
             async with self._log.acting(Action.RESUME_SOURCE, self._source.host):
                 await self._source.ask(lambda connection: connection.lookupByName(name).resume())
+        if self._disks is not None and self._found is not None and there.sighting.is_idle:
+            await self._disks.remove(self._found.domain)
         await self._unpack(self._source, name)
 
     async def _unpack(self, host: LibvirtHypervisor, name: str) -> None:
@@ -460,6 +472,9 @@ class LibvirtAttempt:
                 await self._source.ask(lambda connection: connection.lookupByName(name).undefineFlags(keep))
         await self._unpack(self._destination, self._spec.arrives_as)
         await self._unpack(self._source, name)
+        if self._disks is not None and await self._arrived():
+            arrived = await self._destination.ask(lambda connection: connection.lookupByName(self._spec.arrives_as))
+            await self._disks.keep(arrived)
 
     async def discard(self) -> None:
         """End what is left on both hosts; definitions stay."""

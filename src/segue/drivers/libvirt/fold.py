@@ -105,6 +105,8 @@ def progress(stats: Mapping[str, object], *, elapsed_ms: int, status: JobStatus)
         expected_downtime_ms=None if ended else downtime,
         downtime_ms=downtime if ended else None,
         throttle_percent=number("auto_converge_throttle"),
+        disk_total_bytes=number("disk_total"),
+        disk_copied_bytes=number("disk_processed"),
     )
 
 
