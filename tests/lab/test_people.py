@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +15,7 @@ from tests.lab.test_moves import homes, watched
 pytestmark = pytest.mark.lab
 
 NAME = "desk"
-DESK = tuple(part for part in PARTS if part not in ("pc", "hugepages"))
+DESK = tuple(part for part in PARTS if part != "pc")
 SEEN = {
     "uefi": "OVMF_CODE_4M",
     "cdrom": "device='cdrom'",
@@ -42,10 +41,3 @@ def test_a_desktop_with_everything_goes_there_and_back(lab: Lab, start_guest: Ca
         assert [part for part, sign in SEEN.items() if sign not in running] == []
         assert "mode='host-model'" in virsh(lab, there, "dumpxml", NAME, "--inactive")
         assert lab.host_path(there, f"/var/lib/libvirt/qemu/nvram/{NAME}.fd").stat().st_size == 540_672
-
-
-def test_an_older_pc_goes_too(lab: Lab, start_guest: Callable[[GuestSpec], LabGuest]) -> None:
-    start_guest(GuestSpec(name=NAME, host="alpha", kind="libvirt", disk=True, parts=("pc",)))
-    ended, report = watched(lab, NAME, "beta")
-    assert (ended.status, report.clean) == (0, True), ended.stderr
-    assert "pc-i440fx" in asyncio.run(lab.run("beta", ["virsh", "dumpxml", NAME])).stdout

@@ -26,6 +26,8 @@ from segue.units import parse_rate
 from tests.faults.play import restart_libvirtd
 from tests.lab.conftest import SEGUE
 from tests.support.labs import lab_name
+from tests.table.cells import KINDS, refusals, ways
+from tests.table.play import Played, play, start_guests
 
 pytestmark = pytest.mark.lab
 
@@ -147,6 +149,24 @@ def test_guests_are_moved_by_tls_both_ways_and_to_no_host_of_another_name(mended
     status, said, homes = by_tls(mended, guest, "alpha", "--accept", "tls-handshake")  # what preflight said is true
     assert (status, homes) == (1, ["beta"]), said
     assert "The certificate that alpha shows is not for the name" in said or "TLS" in said  # whichever QEMU spoke last
+
+
+SLICE = ("direct tls tls persistent", "p2p tls ssh persistent", "p2p tunnelled unix persistent", "--postcopy")
+
+
+@pytest.mark.timeout(240)
+def test_a_slice_of_the_table_of_every_way(mended: Lab) -> None:
+    cells = [cell for cell in (*ways(), *refusals()) if cell.persistent and any(words in str(cell) for words in SLICE)]
+    assert len(cells) == len(SLICE)
+
+    async def play_all() -> list[Played]:
+        await start_guests(mended, [True])
+        try:
+            return [await play(mended, cell) for cell in cells]
+        finally:
+            await guests.stop(mended, KINDS[True])
+
+    assert [played.wrong for played in asyncio.run(play_all())] == [""] * len(SLICE)
 
 
 def test_virt_pki_validate_finds_nothing_but_that_the_clients_key_is_closed(lab: Lab) -> None:

@@ -69,15 +69,13 @@ PARTS: Final = {
         chain=True,
     ),
     "tpm": Part(devices="<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"),
-    "hugepages": Part(),
 }
-"""By their names. Huge pages are memory, which is not between the devices."""
+"""By their names."""
 
 _DOMAIN: Final = """\
 <domain type='{type}'>
   <name>{name}</name>
   <memory unit='b'>{memory}</memory>
-  {backing}
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='{machine}'>hvm</type>
@@ -155,7 +153,6 @@ def xml(names: Sequence[str], *, name: str, mac: str, file: str, chain: str, **p
         cpu=one([part.cpu for part in chosen], _CPU),
         os="".join(part.os.format(name=name) for part in chosen),
         usb="qemu-xhci" if any(part.usb for part in chosen) else "none",
-        backing="<memoryBacking><hugepages/></memoryBacking>" if "hugepages" in names else "",
         devices="".join(part.devices.format(other_mac=other_mac, file=file, chain=chain) for part in chosen),
         **plain,
     )
