@@ -129,6 +129,14 @@ def test_another_definition_carries_what_the_own_one_does() -> None:
     assert domxml.carrying(OWN, OWN) == OWN
 
 
+def test_nothing_is_below_a_disk_that_was_copied_whole() -> None:
+    below = "<backingStore type='file'><format type='raw'/><source file='/srv/base'/><backingStore/></backingStore>"
+    other = domxml.flattened(OWN.replace("<backingStore/>", below), ["vda"])
+    assert "/srv/base" not in other
+    assert "<backingStore/>" in other
+    assert domxml.flattened(OWN, ["sda"]).count("backingStore") == 2
+
+
 def test_who_it_is_and_where_its_variables_are() -> None:
     assert domxml.identity(OWN).startswith("11111111")
     assert domxml.nvram(OWN) == "/var/lib/nvram/web1.fd"

@@ -418,14 +418,11 @@ class LibvirtAttempt:
         await self._unpack(self._source, name)
 
     async def _unpack(self, host: LibvirtHypervisor, name: str) -> None:
-        """Give back what the definition there carries; where there is none, or nothing in it, nothing is done."""
-
-        def look(connection: libvirt.virConnect) -> bool:
-            return name in {one.name() for one in connection.listAllDomains()} and carried.is_packed(
-                connection.lookupByName(name)
-            )
-
-        if await host.ask(look):
+        """Give back what the definition there carries; nothing is done where there is none, or where nobody answers."""
+        seen = (await host.evidence(name)).sighting
+        if seen is Sighting.ABSENT or not seen.is_proof:
+            return
+        if await host.ask(lambda connection: carried.is_packed(connection.lookupByName(name))):
             async with self._log.acting(Action.UNPACK, host.host):
                 await host.ask(lambda connection: carried.unpack(connection.lookupByName(name)))
 

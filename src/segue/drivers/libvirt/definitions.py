@@ -53,6 +53,12 @@ def refuse(domain: libvirt.virDomain, spec: MigrationSpec) -> None:
             guest_at=where,
             hint=f"{spec.guest} has {domxml.identity(live)}.",
         )
+    if spec.disks is not None and domain.snapshotNum():
+        raise Unsupported(
+            f"{spec.guest} has snapshots; what they hold does not come along when its disks are copied.",
+            guest_at=where,
+            hint="Put its disks on storage that both hosts see, or delete the snapshots.",
+        )
     if spec.libvirt.offline and (file := domxml.nvram(live)):
         raise Unsupported(
             f"The UEFI variables of {spec.guest} are in {file}, which does not move with its definition.",
