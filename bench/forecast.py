@@ -27,7 +27,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from segue import units
-from segue.core.forecast import GOODPUT, Range, Seen, forecast
+from segue.core.forecast import GOODPUT, SPREAD_OF_SWITCHOVER_MS, Range, Seen, forecast
 from segue.core.forecast import Path as Way
 from segue.core.model import Limits
 from segue.lab import Lab, down, guests, up
@@ -164,7 +164,7 @@ def read(file: Path) -> list[Cell]:
     return [Cell(**json.loads(one)) for one in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
-HEADINGS = ("workload", "link", "limit", "said", "came", "total said", "total came", "standstill said", "standstill came")
+HEADINGS = ("workload", "link", "limit", "said", "moved", "total said", "total came", "standstill said", "standstill came")
 
 
 def row(cell: Cell) -> tuple[str, ...]:
@@ -183,9 +183,19 @@ def line(cell: Cell) -> str:
     return "  ".join(row(cell))
 
 
+def kept(cell: Cell) -> bool:
+    """It moved, and the guest stood for no longer than was allowed, with a fifth and the switchover's own part on top.
+
+    QEMU switches over when what is left fits by its own estimate of the bandwidth, which is of a tenth of a second. On a busy
+    machine that jumps, so that a guest which does not converge is moved all the same, some time, and stands for longer than was
+    allowed.
+    """
+    return cell.moved and cell.client_ms <= 1.2 * cell.limit_ms + SPREAD_OF_SWITCHOVER_MS[1]
+
+
 def verdict(cells: Sequence[Cell]) -> list[str]:
     """How often it was right, and how far off."""
-    right, sure, surely_right, near = 0, 0, 0, 0
+    calls = []
     totals: list[float] = []
     stands: list[float] = []
     within: list[bool] = []
@@ -193,24 +203,21 @@ def verdict(cells: Sequence[Cell]) -> list[str]:
         expected = forecast(seen_of(cell), Limits(max_downtime_ms=cell.limit_ms))
         assert expected is not None
         prospect = expected.precopy
-        agrees = prospect.converges is cell.moved
-        right += agrees
-        sure += prospect.sure
-        surely_right += prospect.sure and agrees
-        if not agrees:
-            near += 1 / 1.3 <= expected.needed_downtime_ms.likely / cell.limit_ms <= 1.3
+        calls.append((prospect.converges is cell.moved, prospect.converges is kept(cell), prospect.sure))
         if cell.moved and prospect.total_ms and prospect.downtime_ms:
             totals.append(abs(prospect.total_ms.likely - cell.total_ms) / cell.total_ms)
             stands.append(abs(prospect.downtime_ms.likely - cell.client_ms) / cell.client_ms)
             within.append(prospect.total_ms.low <= cell.total_ms <= prospect.total_ms.high)
-    count = len(cells)
-    ninth = sorted(totals)[max(0, int(len(totals) * 0.9) - 1)] if totals else 0.0
+    count, sure = len(calls), [call for call in calls if call[2]]
+    ninth = sorted(totals)[max(0, round(len(totals) * 0.9) - 1)] if totals else 0.0
     return [
         f"{count} cells, one run each; {os.cpu_count()} cores, {platform.system()} {platform.release()}, software emulation",
-        f"converges or not: {right} of {count} right ({right / count:.0%}); of {sure} that were said for sure, {surely_right} "
-        f"right; of {count - right} wrong ones {near} had L* within 1.3 times the limit",
-        f"total: 90th percentile off by {ninth:.0%}, median {statistics.median(totals):.0%}; "
-        f"within the range {sum(within) / len(within):.0%}",
+        f"converges or not, by whether it moved at all: right in {sum(moved for moved, _, _ in calls)} of {count}; "
+        f"of {len(sure)} that were said for sure, in {sum(moved for moved, _, _ in sure)}",
+        f"converges or not, by whether it moved within the standstill that was allowed: right in "
+        f"{sum(well for _, well, _ in calls)} of {count}; of {len(sure)} said for sure, in {sum(well for _, well, _ in sure)}",
+        f"total: median off by {statistics.median(totals):.0%}, 90th percentile {ninth:.0%}; "
+        f"within the range in {sum(within)} of {len(within)}",
         f"standstill: median off by {statistics.median(stands):.0%} of what a client saw",
     ]
 

@@ -343,7 +343,7 @@ def curves(windows: Sequence[Window], most_bytes: float) -> tuple[Curve, Curve, 
         points = [(one.ms / 1000, max(0.0, one.dirtied_bytes + sign * one.error_bytes)) for one in longest.values()]
         courses.append(_concave(points))
     low, likely, high = courses
-    fitted = _fitted(list(longest.values()))
+    fitted = _whole(list(longest.values())) or _fitted(list(longest.values()))
     return (
         Curve(tuple(low), 0.0, most_bytes).slowed(100 - SLOWEST_PERCENT),
         Curve((fitted,), 0.0, most_bytes)
@@ -401,9 +401,20 @@ FIT_STEPS: Final = 40
 
 
 def _is_level_window(windows: list[Window]) -> bool:
-    return windows[0].dirtied_bytes >= LEVEL_SHARE * windows[1].dirtied_bytes or windows[-1].dirtied_bytes > (
-        2 * LEVEL_SHARE * windows[-2].dirtied_bytes
-    )
+    """The first window may have seen the whole set, or the last one not yet."""
+    first = windows[0].dirtied_bytes + windows[0].error_bytes >= LEVEL_SHARE * windows[1].dirtied_bytes
+    return first or windows[-1].dirtied_bytes > 2 * LEVEL_SHARE * windows[-2].dirtied_bytes
+
+
+def _whole(windows: list[Window]) -> tuple[float, float] | None:
+    """The set, where all windows may have seen it whole, and in which time it is likely dirtied; ``None`` where they did not."""
+    if len(windows) < FIT_WINDOWS or not all(window.error_bytes for window in windows):
+        return None
+    weights = [window.error_bytes**-2.0 for window in windows]
+    size = sum(weight * window.dirtied_bytes for weight, window in zip(weights, windows, strict=True)) / sum(weights)
+    if any(abs(size - window.dirtied_bytes) > window.error_bytes for window in windows):
+        return None
+    return windows[0].ms / 1000 * RAMP_SHARE, size
 
 
 def _is_level(points: list[tuple[float, float]]) -> bool:
