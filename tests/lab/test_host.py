@@ -134,9 +134,9 @@ def test_verify_tells_what_is_not_so_and_changes_nothing(lab: Lab) -> None:
 
 @pytest.mark.usefixtures("untouched")
 def test_a_firewall_is_told_opened_when_asked_and_closed_again(lab: Lab) -> None:
-    rules = "add table inet own; add chain inet own in { type filter hook input priority 0; policy drop; }"
-    rules += "; add rule inet own in ct state established accept; add rule inet own in tcp dport 22 accept"
-    rules += "; add rule inet own in iif lo accept"
+    rules = "add table inet own; add chain inet own input { type filter hook input priority 0; policy drop; }"
+    rules += "; add rule inet own input ct state established accept; add rule inet own input tcp dport 22 accept"
+    rules += "; add rule inet own input iif lo accept"
     assert run(lab, "alpha", "nft", rules).status == 0
     try:
         before = run(lab, "alpha", "nft", "list", "ruleset").stdout
@@ -185,7 +185,7 @@ def does_not_start(lab: Lab) -> Iterator[None]:
     """A daemon that comes up without TLS, and not with it."""
     path = lab.host_path("alpha", LIBVIRTD_CONF)
     text = path.read_text(encoding="utf-8")
-    path.write_text(text + 'tls_priority = "NONSENSE"\n', encoding="utf-8")
+    path.write_text(text + 'tls_port = "nonsense"\n', encoding="utf-8")
     yield
     path.write_text(text, encoding="utf-8")
 

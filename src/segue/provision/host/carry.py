@@ -244,9 +244,12 @@ class Carrier:
     # --- back
 
     async def take_back_last(self) -> list[str]:
-        """Take back what the last time did; what could not be, in words."""
+        """Take back what the last time did; what could not be, in words. Where it was the first, nothing of Segue is left."""
         written = await self.journal.read()
-        return await self._take_back([one for one in written.taken if one.number >= written.first])
+        left = await self._take_back([one for one in written.taken if one.number >= written.first])
+        if not left and all(one.number >= written.first for one in written.taken):
+            await self.journal.forget()
+        return left
 
     async def take_back_all(self) -> list[str]:
         """Take back everything that was ever done here; what could not be, in words. When all was, nothing of Segue is left."""

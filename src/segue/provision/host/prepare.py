@@ -21,6 +21,7 @@ from segue.errors import HostSetupError, RefusedError, SegueError
 from segue.provision.host import proofs
 from segue.provision.host.carry import Carrier, Journal, Say
 from segue.provision.host.look import guests, look, resolve
+from segue.provision.pki import handshake
 from segue.provision.pki.authority import Authority
 from segue.provision.pki.fleet import Fleet
 
@@ -141,10 +142,15 @@ class Preparation:
         wanted = await self._complete(seen, known)
         found = hostchecks.lacking(seen, preparing.plan(seen, replace(wanted, names={})))
         shells = self._fleet.shells
+        names = pki.names_used(self._host, self._hosts[self._host])
+        name = next((one for one in names if seen.resolved.get(one)), names[-1])
         port = NFS_PORT if wanted.exports else pki.LIBVIRT_TLS_PORT
         if port not in seen.listening:
             text = f"nobody listens on port {port}"
             found.append(Finding(host=self._host, about="daemon", text=text, fix=f"segue host prepare {self._host}"))
+        elif not wanted.exports and (why := await handshake.with_libvirt(self._shell, name, port)):
+            text = f"libvirt there does not accept the host's own certificates: {why}"
+            found.append(Finding(host=self._host, about="daemon", text=text, fix=f"segue pki verify {self._host}"))
         found += hostchecks.clocks_apart(await proofs.clocks(shells), self._host)
         others = {host: await resolve(shell, known) for host, shell in shells.items() if host != self._host}
         found += hostchecks.names_apart({**others, self._host: seen.resolved}, self._host)
