@@ -79,6 +79,7 @@ _BROKEN = (
     "file.inject-error.0.event=read_aio,file.inject-error.0.errno=5 -device virtio-blk-pci,drive=d,rerror=stop,bootindex=1"
 )
 _SHMEM = "-object memory-backend-file,id=m,share=on,mem-path=/dev/shm/segue-{name},size=4M -device ivshmem-plain,memdev=m"
+_STANDS = "the guest stands on the destination as it stood here: nobody is served by it"
 _CDROM = _disk(ISO, device="cdrom", target="hdc' bus='ide")
 _FLOPPY = _disk(ISO, device="floppy", target="fda' bus='fdc")
 _LOG = "<serial type='file'><source path='{own}/log/f.log' append='on'/><target port='0'/></serial>"
@@ -95,7 +96,7 @@ LIBVIRT = (
         after=(("beta", "virsh -q create /run/segue-guests/{name}.other.xml"),),
         words="--from alpha",
     ),
-    Case(code="guest-not-running", kind="libvirt", after=(("alpha", "virsh -q suspend {name}"),)),
+    Case(code="guest-not-running", kind="libvirt", after=(("alpha", "virsh -q suspend {name}"),), danger=_STANDS),
     Case(
         code="guest-busy",
         kind="libvirt",
@@ -120,13 +121,6 @@ LIBVIRT = (
         before=(("alpha", f"qemu-img create -q -f qcow2 {SHARED} 8M"),),
         after=(("alpha", "virsh -q checkpoint-create-as {name} monday"),),
         undo=(("alpha", "virsh -q checkpoint-delete {name} monday --metadata"),),
-    ),
-    Case(
-        code="managed-save",
-        kind="libvirt",
-        severity="warning",
-        after=(("alpha", "touch /var/lib/libvirt/qemu/save/{name}.save"),),
-        undo=(("alpha", "rm -f /var/lib/libvirt/qemu/save/{name}.save"),),
     ),
     Case(code="autostart", kind="libvirt", severity="note", after=(("alpha", "virsh -q autostart {name}"),)),
     Case(
@@ -195,7 +189,7 @@ LIBVIRT = (
 BARE = (
     Case(code="same-host", kind="qemu", destination="alpha"),
     Case(code="destination-taken", kind="qemu", after=(("beta", "{other}"),), words="--from alpha"),
-    Case(code="guest-not-running", kind="qemu", parts="-S"),
+    Case(code="guest-not-running", kind="qemu", parts="-S", danger=_STANDS),
     Case(
         code="unsupported",
         kind="qemu",

@@ -59,6 +59,8 @@ def test_a_clean_pair_has_no_finding(lab: Lab, start_guest: Callable[[GuestSpec]
     guest = start_guest(GuestSpec(name="clean", host="alpha", kind=kind, disk=True))
     done = asyncio.run(lab.run("admin", [SEGUE, "check", guest.name, "beta", "--json"], check=False, deadline_s=60))
     said = json.loads(done.stdout)
-    assert (done.status, said["verdict"], said["findings"]) == (0, "can-move", [])
+    found = [one for one in said["findings"] if one["code"] != "promise"]  # nothing was measured of the link here
+    assert (done.status, said["verdict"], found) == (0, "can-move", [])
     page = asyncio.run(lab.run("admin", [SEGUE, "check", guest.name, "beta"], check=False, deadline_s=60))
-    assert page.stdout.splitlines()[-1] == "can move"
+    assert page.stdout.splitlines()[-1].startswith("can move")
+    assert "STANDS IN THE WAY" not in page.stdout
