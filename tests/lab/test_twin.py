@@ -25,11 +25,11 @@ from segue.errors import PrepareFailed
 from tests.support.boxes import LONG_ADDRESSES, Boxes, BoxShell, boxes
 from tests.support.ledger import Ledger
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 QEMU = ("qemu-system-x86_64", "-accel", "tcg", "-display", "none")
-START_DEADLINE_S = 20
-MOVE_DEADLINE_S = 40
+START_DEADLINE_S = 60
+MOVE_DEADLINE_S = 100
 ANSWERS = Path(__file__).parent.parent / "unit" / "core" / "answers.json"
 
 Changes = Sequence[tuple[str, dict[str, Any]]]

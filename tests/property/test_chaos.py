@@ -98,7 +98,7 @@ class Chaos:
 
     async def until_it_stands_still(self, task: asyncio.Task[Outcome]) -> None:
         """Until it ended, or sleeps."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             asleep = len(self.asleep + self.fenced)
             while not task.done() and len(self.asleep + self.fenced) == asleep:  # noqa: ASYNC110  # it gives way, and waits for nothing
                 await asyncio.sleep(0)
@@ -159,6 +159,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PROOF_DEADLINE_MS", "LEFTOVERS_DEADLINE_MS", "PROOF_PAUSE_S", "RECONNECT_PAUSE_MS"):
         monkeypatch.setattr(runner, name, 0)
     monkeypatch.setattr(journal, "POLL_S", 0.001)
+    # Leases are taken here from leaders that live: they must not act on the strength of one that has not run out.
+    monkeypatch.setattr(journal, "PATIENCE_S", 60)
     monkeypatch.setattr(holder, "is_dead", lambda _: True)
     monkeypatch.setattr(holder, "end", lambda _: True)
 

@@ -19,7 +19,7 @@ from segue.core.phases import PHASES, State
 from segue.core.ports import Store
 from segue.core.record import Action, Holder, Record, Step, Transition, Wishes
 from segue.drivers.simulated import SimGuest, SimulatedDriver, World
-from segue.engine import failpoints, holder, outside, recovery, runner
+from segue.engine import failpoints, holder, journal, outside, recovery, runner
 from segue.engine.journal import PATIENCE_S, POLL_S
 from segue.engine.leader import Leader
 from segue.engine.listeners import Listener
@@ -90,6 +90,7 @@ async def test_each_action_is_on_disk_before_it_is_done_and_how_it_ended_after(s
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(World, "show", shown)
+        patch.setattr(journal, "PATIENCE_S", 60)  # the disk of a busy machine may be slower than the leader's patience
         outcome = await scene.run()
     assert outcome.outcome is OutcomeKind.MOVED
     entries = store.story(scene.record.id).entries
@@ -143,6 +144,8 @@ async def test_a_leader_that_wakes_after_a_takeover_acts_no_more(
     sleeper = asyncio.create_task(scene.run())
     await reached.wait()
     store.lead(scene.record.id, OTHER, ttl_ms=60_000, dead=holder.me())
+    now_ms = journal.lease_clock_ms
+    monkeypatch.setattr(journal, "lease_clock_ms", lambda: now_ms() + 2 * journal.LEASE_MS)  # it stood still for so long
     before = dict(scene.guest.copies)
     wake.set()
     with pytest.raises(LeaseLost):
