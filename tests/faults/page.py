@@ -71,11 +71,17 @@ def _times(result: Result) -> tuple[str, str]:
 
 def _played(of: Iterable[Result]) -> str:
     """When and with which code; more than one line where parts were played again."""
-    when = Counter((result.day, result.commit, result.machine) for result in of)
-    return "".join(
-        f"{count} cells played on {day} with {commit}, on {machine}, software emulation.\n"
-        for (day, commit, machine), count in sorted(when.items())
-    )
+    lines = []
+    for (day, commit, machine), group in groupby(sorted(of, key=_when), key=_when):
+        ones = list(group)
+        loads = [one.load for one in ones if one.load]
+        load = f", load {min(loads):.0f} to {max(loads):.0f}" if loads else ""
+        lines.append(f"{len(ones)} cells played on {day} with {commit}, on {machine}{load}, software emulation.\n")
+    return "".join(lines)
+
+
+def _when(result: Result) -> tuple[str, str, str]:
+    return result.day, result.commit, result.machine
 
 
 def _at_random(kills: list[Result]) -> Iterable[str]:
@@ -89,7 +95,7 @@ def _at_random(kills: list[Result]) -> Iterable[str]:
         yield "\n| killed | how often | how it ended |\n|---|---|---|\n"
         for what, group in groupby(sorted(ones, key=_killed), key=_killed):
             words = Counter(result.word for result in group)
-            told = "; ".join(f"{count} times {word}" for word, count in words.most_common())
+            told = "; ".join(f"{word} ({count})" for word, count in words.most_common())
             yield f"| {what} | {words.total()} | {told} |\n"
 
 

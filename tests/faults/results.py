@@ -34,6 +34,7 @@ class Result:
         recover_s: what `segue recover` took; 0 where it was not needed.
         watched_s: of that, how long it watched the hypervisors go on with the migration.
         cell_s: all of it, from a guest that runs to the verdict; 0 where that was not kept.
+        load: the machine's load average when it ended; 0 where that was not kept. All times grow with it.
         day: of the play, as ISO 8601 writes it.
         commit: the code that was played; with a ``+`` where it was not committed.
         machine: what it was played on.
@@ -46,6 +47,7 @@ class Result:
     recover_s: float = 0.0
     watched_s: float = 0.0
     cell_s: float = 0.0
+    load: float = 0.0
     day: str
     commit: str
     machine: str
@@ -87,6 +89,7 @@ def made(cell: Cell, word: str, *, number: int = 0, seed: int = 0, times_s: tupl
         recover_s=recover_s,
         watched_s=watched_s,
         cell_s=cell_s,
+        load=round(os.getloadavg()[0], 1),
         day=datetime.now(tz=UTC).date().isoformat(),
         commit=present(),
         machine=f"{os.cpu_count()} cores, {platform.system()} {platform.release()}",
