@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 build=${SEGUE_GUEST_DIR:-$here/build}
 readonly here build
-readonly WANTED_MODULES=(virtio_pci virtio_net virtio_blk) # in the order of loading; those that are built in are left out
+readonly WANTED_MODULES=(virtio_pci virtio_net virtio_blk virtio_console) # in the order of loading; those that are built in are left out
 
 # The smallest kernel the distribution has for virtual machines: Debian's cloud kernel, Ubuntu's virtual one.
 kernel_package() {

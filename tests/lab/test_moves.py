@@ -161,3 +161,13 @@ def test_the_percentage_never_runs_backwards(lab: Lab, start_guest: Start) -> No
     assert shown == sorted(shown)
     assert shown[-1] == 100
     assert all(sample["percent_of"] for sample in ended.samples)
+
+
+def test_the_guests_own_clock_is_told_where_an_agent_tells_it(lab: Lab, start_guest: Start) -> None:
+    guest = start_guest(GuestSpec(name="telling", host="alpha", kind="libvirt", parts=("agent",), **IDLE))
+    ended, report = watched(lab, guest.name, "beta", "--probe", f"ping:{guest.address}")
+    assert ended.status == 0, ended.stderr
+    assert report.guest_lost_ms is not None
+    assert ended.outcome["guest_lost_ms"] is not None, ended.stderr
+    # The agent's answer may take its time, here and there; the auditor's ticks are good to a few milliseconds.
+    assert abs(ended.outcome["guest_lost_ms"] - report.guest_lost_ms) <= 250

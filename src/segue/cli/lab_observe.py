@@ -64,6 +64,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ("watched", units.format_duration_ms(report.window_ms)),
         ("longest silence to clients", f"{report.client_gap_ms} ms ({report.answers} of {report.probes} probes answered)"),
         ("longest silence of ticks", f"{report.tick_gap_ms} ms as they arrived, {report.guest_gap_ms} ms by the guest's clock"),
+        ("the guest's clock", "not known" if report.guest_lost_ms is None else f"fell behind by {report.guest_lost_ms} ms"),
         ("ticks", f"{report.ticks}: {report.ticks_lost} lost, {report.ticks_repeated} repeated"),
         ("memory", f"{report.memory_errors} errors"),
         (

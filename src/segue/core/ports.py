@@ -147,6 +147,10 @@ class Attempt(Protocol):
         """What was heard of the switchover so far, in milliseconds of this process's monotonic clock."""
         ...
 
+    async def guest_lost_ms(self) -> int | None:
+        """How much the guest's own clock lost, where somebody in the guest tells the time; ``None``: not known. Never raises."""
+        ...
+
     async def testimony(self) -> Sequence[Quote]:
         """What both hypervisors wrote of this attempt, only the telling lines. Asked after the end, when it did not succeed.
 

@@ -109,6 +109,7 @@ class Runner:
         self._report = report
         self._probe = probe
         self._foresight = foresight
+        self._guest_lost_ms: int | None = None
         self._state = State.BEGIN
         self._phase = State.BEGIN
         self._may_have_run = False
@@ -213,11 +214,12 @@ class Runner:
                 fact = await self._effects[effect]()
         if self._granting is not None:
             await self._granting
+        total_ms = self._now_ms() - self._began
         await self._learn_result()
         if self._probe is not None:
             await self._probe.next_answer(deadline_s=FIRST_ANSWER_DEADLINE_S)
         await self._explain()
-        return self._outcome(self._now_ms() - self._began)
+        return self._outcome(total_ms)
 
     async def _entered(self, state: State, *, again: bool) -> None:
         self._journal.entered(state)
@@ -487,6 +489,8 @@ class Runner:
     async def _learn_result(self) -> None:
         with contextlib.suppress(SegueError):  # what was seen last is told then
             self._last = await self._attempt.result()
+        if self._state is State.MOVED:
+            self._guest_lost_ms = await self._attempt.guest_lost_ms()
 
     async def _explain(self) -> None:
         """Learn why it did not succeed, from what was said first and what both hosts wrote; nothing waits for this but words."""
@@ -533,6 +537,7 @@ class Runner:
             decisions=tuple(f"{done.decision}: {done.reason}" for done in self._steered),
             rests=self._spec.rests if moved else "",
             error=" ".join(part for part in (self._why(kind), self._unsettled) if part),
+            guest_lost_ms=self._guest_lost_ms,
             client=self._probe.seen() if self._probe is not None else None,
             switchover=parts(self._attempt.moments(), self._probe.gaps if self._probe is not None else ()) if moved else None,
             **self._told(kind),

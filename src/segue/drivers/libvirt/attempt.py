@@ -34,6 +34,7 @@ from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
 from segue.core.storage import CopyStorage
 from segue.drivers.libvirt import carried, definitions, fold, guestlog, heard, runtime
+from segue.drivers.libvirt.agentclock import AgentClock
 from segue.drivers.libvirt.disks import DiskCopy, FileDisk
 from segue.drivers.libvirt.hypervisor import QUERY_DEADLINE_S, LibvirtHypervisor, connected
 from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, SegueError
@@ -95,6 +96,7 @@ class LibvirtAttempt:
         self._resumed_at = 0.0
         self._gone_at = 0.0
         self._ears = {source.host: heard.Ear(spec.guest), destination.host: heard.Ear(spec.arrives_as)}
+        self._clock = AgentClock(source, destination, leaves_as=spec.guest, arrives_as=spec.arrives_as)
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
 
     async def prepare(self) -> None:
@@ -107,6 +109,7 @@ class LibvirtAttempt:
         wanted = self._spec.limits.max_downtime_ms
         try:
             found = self._found = await self._find()
+            self._clock.start()
             if found.max_downtime_ms != wanted:
                 async with self._log.acting(Action.SET_UP_SOURCE, f"{self._source.host}: downtime limit {wanted} ms"):
                     await self._source.ask(lambda _: found.domain.migrateSetMaxDowntime(wanted))
@@ -491,6 +494,10 @@ class LibvirtAttempt:
         """As QEMU's events came through both libvirtds."""
         return heard.moments(self._ears[self._source.host], self._ears[self._destination.host])
 
+    async def guest_lost_ms(self) -> int | None:
+        """As the guest's agent tells the time."""
+        return await self._clock.lost_ms()
+
     async def testimony(self) -> Sequence[Quote]:
         """The end of the guest's log on both hosts."""
         elapsed_s = self._elapsed_ms() / 1000
@@ -500,6 +507,7 @@ class LibvirtAttempt:
 
     async def aclose(self) -> None:
         """Nothing of the attempt runs on: the migrate call, should it still hang, is a thread that holds nothing."""
+        await self._clock.aclose()
         for host in (self._source, self._destination):
             ear = self._ears[host.host]
             with contextlib.suppress(SegueError):

@@ -575,6 +575,10 @@ class QemuAttempt:
         """As both QEMUs' events came."""
         return self._moments
 
+    async def guest_lost_ms(self) -> int | None:
+        """Not known: its agent's socket, where there is one, belongs to whoever started the guest."""
+        return None
+
     async def testimony(self) -> Sequence[Quote]:
         """What the destination's QEMU had written when it failed; its log is gone by now."""
         return self._heard

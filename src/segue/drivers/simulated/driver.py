@@ -355,6 +355,10 @@ class SimulatedAttempt:
         """The simulated world tells none."""
         return Moments()
 
+    async def guest_lost_ms(self) -> int | None:
+        """The simulated guest has no clock."""
+        return None
+
     async def testimony(self) -> Sequence[Quote]:
         """Nobody writes anything here."""
         return ()
