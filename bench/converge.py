@@ -22,10 +22,11 @@ from pathlib import Path
 
 from convergence import picture, report
 from convergence.grid import CONTENDERS, GUEST, LINKS, QUICK_CONTENDERS, QUICK_LINKS, QUICK_WORKLOADS, WORKLOADS, Cell, cells
-from convergence.play import Run, round_of, write_config, written
+from convergence.play import Run, round_of, write_configs, written
 from segue.lab import down, guests, up
 
 LAB = "converge"
+BELOW = "<!-- what follows is written by ./run bench converge --show --markdown -->"
 RESULTS = Path(__file__).parent / "results" / "converge.jsonl"
 
 
@@ -51,7 +52,7 @@ async def measure(chosen: Sequence[Cell], names: Sequence[str], rounds: int, cut
 
     lab = await up(name=LAB, hosts=2)
     try:
-        write_config(lab)
+        write_configs(lab)
         playing = ""
         for cell in chosen:
             for number in range(1, rounds + 1):
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help=f"JSON lines, kept and gone on with (default {RESULTS}; --quick: new ones)")
     parser.add_argument("--show", action="store_true", help="play nothing: show what is in the results")
     parser.add_argument("--json", action="store_true", help="the cells as one JSON object on stdout, in place of the table")
-    parser.add_argument("--markdown", type=Path, help="write the table there too")
+    parser.add_argument("--markdown", type=Path, help="write the tables there too; what stands above them stays")
     parser.add_argument("--svg", type=Path, help="write the picture there")
     words = parser.parse_args()
     quick = words.quick
@@ -123,7 +124,8 @@ def main() -> None:
     else:
         print(report.text(judged))
     if words.markdown:
-        words.markdown.write_text(report.markdown(judged, picture=words.svg), encoding="utf-8")
+        head = words.markdown.read_text(encoding="utf-8").partition(BELOW)[0] if words.markdown.exists() else ""
+        words.markdown.write_text(f"{head}{BELOW}\n\n{report.markdown(judged, picture=words.svg)}", encoding="utf-8")
     svg = words.svg or path.with_suffix(".svg")
     svg.write_text(picture.draw(judged), encoding="utf-8")
     print(f"picture: {svg}", file=sys.stderr)

@@ -137,7 +137,7 @@ def _mark(row: Row, bound_s: float, y: float) -> list[str]:
     if not CONTENDERS[row.contender].is_peer:
         return [spread, f'<circle class="{_look(row)}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{escape(told)}</title></circle>']
     text = f'<text class="{_look(row)}" style="stroke:none;font-weight:700" x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">'
-    return [spread, f"{text}{_letter(row)}<title>{escape(told)}</title></text>"]
+    return [f"{text}{_letter(row)}<title>{escape(told)}</title></text>"]
 
 
 def _look(row: Row) -> str:

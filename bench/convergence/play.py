@@ -81,7 +81,7 @@ async def play(lab: Lab, cell: Cell, contender: Contender, number: int, *, cut_s
         await asyncio.sleep(max(BEFORE_S, sum(cell.workload.bursts or ()) / 1000))
         mark = watch.mark()
         began = time.perf_counter()
-        status, said, words = await _moved(lab.enter_argv("admin", _argv(lab, contender, here, there)), cut_s=cut_s)
+        status, said, words = await _moved(lab.enter_argv("admin", _argv(lab, cell, contender, here, there)), cut_s=cut_s)
         seconds = time.perf_counter() - began
         ended = watch.mark()
         await _alone(lab)
@@ -107,18 +107,26 @@ async def play(lab: Lab, cell: Cell, contender: Contender, number: int, *, cut_s
     )
 
 
-def _argv(lab: Lab, contender: Contender, here: str, there: str) -> list[str]:
+def _argv(lab: Lab, cell: Cell, contender: Contender, here: str, there: str) -> list[str]:
     if contender.tool == "virsh":
         how = ["--live", "--persistent", "--undefinesource", *contender.options]
         return ["virsh", "-q", "-c", f"qemu+tcp://{here}/system", "migrate", *how, GUEST, f"qemu+tcp://{there}/system"]
-    config = lab.root / "ladders.toml"
-    return ["env", f"SEGUE_CONFIG={config}", SEGUE, "migrate", GUEST, there, "--from", here, *contender.options, "--json"]
+    # What was seen of one link, or of a ladder that limits itself, says nothing of another.
+    written = lab.root / f"{cell.link}-{'ladders' if contender.is_peer else 'own'}"
+    own = [f"SEGUE_CONFIG={_config(lab, cell.link)}", f"SEGUE_STATE={written}"]
+    return ["env", *own, SEGUE, "migrate", GUEST, there, "--from", here, *contender.options, "--json"]
 
 
-def write_config(lab: Lab) -> None:
-    """The lab's own segue.toml with the peers' ladders in it."""
-    text = lab.layout.config.read_text(encoding="utf-8") + "\n" + LADDERS.read_text(encoding="utf-8")
-    (lab.root / "ladders.toml").write_text(text, encoding="utf-8")
+def _config(lab: Lab, link: str) -> Path:
+    return lab.root / f"{link}.toml"
+
+
+def write_configs(lab: Lab) -> None:
+    """For each link the lab's own segue.toml, with what an operator would say of that link, and the peers' ladders."""
+    hosts, ladders = lab.layout.config.read_text(encoding="utf-8"), LADDERS.read_text(encoding="utf-8")
+    for link, rate_bps in LINKS.items():
+        said = f'\nlink_speed = "{link}"\nuris =' if rate_bps else "\nuris ="
+        _config(lab, link).write_text(hosts.replace("\nuris =", said) + "\n" + ladders, encoding="utf-8")
 
 
 async def _moved(argv: Sequence[str], *, cut_s: float) -> tuple[int, str, str]:
