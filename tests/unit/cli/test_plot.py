@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from segue.cli import plot
+from segue.cli.show import show
 from segue.core.model import DriverKind, HostAddress, JobStatus, MigrationSpec, Progress
 from segue.core.phases import State
-from segue.core.record import Note, Record, Sample, Story, Transition
+from segue.core.record import Holder, Note, Record, Sample, Story, Transition
+from segue.errors import UsageError
+from segue.store import open_store
 from segue.units import MIB
 
 BEGAN_MS = 1_700_000_000_000
@@ -103,3 +108,23 @@ def test_the_picture_is_one_file_of_its_own_with_everything_escaped() -> None:
     assert "<web>: alpha" in "".join(root.itertext())
     assert "http" not in written.replace("http://www.w3.org/2000/svg", "")
     assert "prefers-color-scheme: dark" in written
+
+
+def test_the_verb_draws_what_is_written_in_the_terminal_and_as_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEGUE_STATE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
+    with contextlib.closing(open_store(str(tmp_path))) as store:
+        store.create(RECORD)
+        me = Holder(machine="here", pid=1, started=1)
+        store.write(store.lead(RECORD.id, me, ttl_ms=60_000), [*STORY.transitions, *STORY.notes, *looks()])
+    picture = tmp_path / "run.svg"
+    show("3f2a", plot=True, svg=picture)
+    drawn = capsys.readouterr()
+    assert "start-post-copy" in drawn.out
+    assert "\x1b" not in drawn.out  # no terminal, no colour
+    assert str(picture) in drawn.err
+    assert picture.read_text(encoding="utf-8").startswith("<svg")
+    with pytest.raises(UsageError, match="cannot be written"):
+        show("3f2a", svg=tmp_path / "nowhere" / "run.svg")
