@@ -85,8 +85,8 @@ def test_there_and_back(lab: Lab, start_guest: Start, kind: str, control: str, l
         ended, report = watched(lab, guest.name, there, *how)
         assert ended.status == 0, ended.stderr
         outcome = ended.outcome
-        # Two who ask every 5 ms from the same host, one of them for a little longer at either end.
-        assert abs(outcome["client"]["downtime_ms"] - report.client_gap_ms) <= 50
+        # Two who ask from the same host: apart by when each of them came to ask, on a busy machine.
+        assert abs(outcome["client"]["downtime_ms"] - report.client_gap_ms) <= 200
         assert all(outcome["switchover"][part] is not None for part in ("copying_ms", "resume_ms", "first_answer_ms"))
         assert (outcome["outcome"], outcome["owner"], outcome["error"]) == ("moved", there, "")
         assert (outcome["source"], outcome["destination"]) == (here, there)
