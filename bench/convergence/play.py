@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -81,7 +82,9 @@ async def play(lab: Lab, cell: Cell, contender: Contender, number: int, *, cut_s
         await asyncio.sleep(max(BEFORE_S, sum(cell.workload.bursts or ()) / 1000))
         mark = watch.mark()
         began = time.perf_counter()
-        status, said, words = await _moved(lab.enter_argv("admin", _argv(lab, cell, contender, here, there)), cut_s=cut_s)
+        argv = lab.enter_argv("admin", _argv(lab, cell, contender, here, there))
+        stop = functools.partial(_abort, lab, here) if contender.tool == "virsh" else None
+        status, said, words = await _moved(argv, cut_s=cut_s, stop=stop)
         seconds = time.perf_counter() - began
         ended = watch.mark()
         await _alone(lab)
@@ -129,7 +132,12 @@ def write_configs(lab: Lab) -> None:
         _config(lab, link).write_text(hosts.replace("\nuris =", said) + "\n" + ladders, encoding="utf-8")
 
 
-async def _moved(argv: Sequence[str], *, cut_s: float) -> tuple[int, str, str]:
+async def _abort(lab: Lab, here: str) -> None:
+    """What an admin does about a virsh that goes on for ever: one without a terminal was seen to take no notice of Ctrl-C."""
+    await lab.run(here, ["virsh", "-q", "-c", "qemu:///system", "domjobabort", GUEST], check=False)
+
+
+async def _moved(argv: Sequence[str], *, cut_s: float, stop: Callable[[], Awaitable[None]] | None) -> tuple[int, str, str]:
     """Run it to its end, or interrupt it as a user would when its time is over; its status, and all that it said."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
@@ -139,6 +147,8 @@ async def _moved(argv: Sequence[str], *, cut_s: float) -> tuple[int, str, str]:
     try:
         if not (await asyncio.wait({saying}, timeout=cut_s))[0]:
             os.killpg(process.pid, signal.SIGINT)
+            if stop is not None:
+                await stop()
         async with asyncio.timeout(END_DEADLINE_S):
             stdout, stderr = await asyncio.shield(saying)
     except TimeoutError:
