@@ -335,6 +335,8 @@ class Runner:
 
     def _expect(self, expected: Forecast, words: str) -> None:
         """Tell a forecast that differs from the last, and climb the ladder that it makes where no other was asked for."""
+        if any(done.decision in _ENDS_PRECOPY for done in self._steered):
+            return  # that was decided, and what is left says nothing of pre-copy any more
         if words:
             self._tell(words)
         if self._expects is None or self._expects.choice is not expected.choice:
@@ -587,6 +589,7 @@ _PROOFS: Final = {
     Owner.UNPROVEN: Fact.UNPROVEN,
 }
 
+_ENDS_PRECOPY: Final = frozenset({Decision.SUSPEND, Decision.START_POSTCOPY, Decision.GIVE_UP})
 _NOT_SETTLED: Final = "Not settled: "
 _LOST: Final = "The guest is lost: it runs nowhere."
 # What a person reads when a migration ended and something was left to do.
