@@ -104,6 +104,7 @@ class Stage:
         self.sample: dict[str, Any] = {}
         self.stderr = ""
         self.stopped: asyncio.subprocess.Process | None = None
+        self.asking: asyncio.Task[object] | None = None
 
     def argv(self, *words: str, failpoint: str = "") -> list[str]:
         """A segue of this cell in the admin host: its own state, and a failpoint where one is wanted."""
@@ -257,6 +258,9 @@ async def migrate(stage: Stage) -> None:
     finally:
         if mending is not None:
             await mending
+        if stage.asking is not None:
+            stage.asking.cancel()
+            await asyncio.wait({stage.asking})
         if cell.fault is Fault.STOP_SEGUE:
             stage.stopped = process
         elif process.returncode is None:
@@ -302,7 +306,8 @@ async def come_to(stage: Stage, process: asyncio.subprocess.Process, reading: as
             under_way = await asyncio.to_thread(written, stage)
             if not under_way:
                 raise AssertionError(f"nothing is under way; it said {stage.outcome}, {stage.stderr}")
-            await stage.segue("tune", under_way[0].id, "--postcopy-now")
+            stage.asking = asyncio.create_task(stage.segue("tune", under_way[0].id, "--postcopy-now"))
+            # The moment itself is waited for, not the answer: on a machine under load that comes too late.
             await seen(stage, reading, lambda sample: sample["status"].startswith("postcopy"))
         case Moment.SWITCHOVER:  # inside libvirt's call: the domain on the source stands still for some 100 ms
             while process.returncode is None and await domain_runs(stage):
