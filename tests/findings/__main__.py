@@ -12,7 +12,8 @@ import sys
 import traceback
 
 from segue.lab import Lab, down, up
-from tests.findings.cases import ALL, Case
+from tests.findings.cases import Case
+from tests.findings.network import EVERY
 from tests.findings.play import Play
 from tests.findings.results import PAGE, load, page, save
 from tests.support.labs import lab_name
@@ -50,7 +51,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cases whose words contain this")
     only = parser.parse_args().only
-    return 1 if asyncio.run(everything([case for case in ALL if only in str(case)], lab_name("find"))) else 0
+    return 1 if asyncio.run(everything([case for case in EVERY if only in str(case)], lab_name("find"))) else 0
 
 
 if __name__ == "__main__":

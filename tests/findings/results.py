@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from segue.core.preflight import CHECKS
-from tests.findings.cases import ALL
+from tests.findings.network import EVERY
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
 KEPT = REFERENCE / "findings.json"
@@ -52,13 +52,13 @@ def save(kept: Mapping[str, Mapping[str, str]]) -> None:
 def page(kept: Mapping[str, Mapping[str, str]]) -> str:
     """The page."""
     rows, provoked = [], set()
-    for case in ALL:
+    for case in EVERY:
         if (result := kept.get(str(case))) is None:
             continue
         provoked.add(case.code)
         code = f"[{case.code}](../runbook/findings/{case.code}.md)"
         rows.append(f"| {code} | {case.kind} | {result['severity']} | {result['forced'] or '-'} |")
-    cases = {case.code for case in ALL}
+    cases = {case.code for case in EVERY}
     why = {True: "its case has not been played yet", False: "the lab lacks what it takes, or another file has its test"}
     others = [
         f"| [{check.code}](../runbook/findings/{check.code}.md) | {check.theme} | {why[check.code in cases]} |"
