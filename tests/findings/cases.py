@@ -177,7 +177,13 @@ LIBVIRT = (
         parts=_disk(SHARED, QCOW),
         before=(_image("alpha", OWN), ("alpha", f"qemu-img create -q -f qcow2 -b {OWN} -F raw {SHARED}")),
     ),
-    Case(code="disk-used", kind="libvirt", parts=_disk(SHARED), before=(_image("alpha", SHARED),), after=(("beta", "{thief}"),)),
+    Case(
+        code="disk-used",
+        kind="libvirt",
+        parts=_disk(SHARED),
+        before=(_image("alpha", SHARED),),
+        after=(("beta", "{thief}"),),
+    ),
     Case(
         code="file-missing",
         kind="libvirt",
