@@ -75,7 +75,8 @@ def _key() -> str:
 async def _probe() -> Accelerator:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Accelerator(name="tcg", reason="there is no usable /dev/kvm")
-    argv = [QEMU, "-machine", "q35,accel=kvm", "-cpu", "qemu64", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot"]
+    argv = ["setpriv", "--pdeathsig", "KILL", QEMU]  # whoever probes may be killed, and then nobody else ends it
+    argv += ["-machine", "q35,accel=kvm", "-cpu", "qemu64", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot"]
     argv += [
         "-kernel",
         str(kernel.image()),
