@@ -78,6 +78,18 @@ _BROKEN = (
     f"-blockdev driver=raw,node-name=d,file.driver=blkdebug,file.image.driver=file,file.image.filename={SHARED},"
     "file.inject-error.0.event=read_aio,file.inject-error.0.errno=5 -device virtio-blk-pci,drive=d,rerror=stop,bootindex=1"
 )
+_LOCKED = (
+    (
+        "beta",
+        "setsid --fork sh -c 'exec 9<{shared}/f.img; flock 9; echo $$ >/run/lock.pid; exec sleep 300' >/dev/null 2>&1 </dev/null;"
+        " until [ -s /run/lock.pid ]; do sleep .02; done",
+    ),
+)
+_UNLOCK = (("beta", "kill $(cat /run/lock.pid); rm -f /run/lock.pid"),)
+_EXPIRED = "<graphics type='vnc' autoport='yes' passwd='secret' passwdValidTo='2020-01-01T00:00:00'/>"
+_AS_NOBODY = "prlimit --memlock=unlimited:unlimited setpriv --reuid=65534 --regid=65534 --clear-groups"
+_OPEN = tuple((host, "chmod 1777 /run/segue-guests") for host in ("alpha", "beta"))
+_CLOSE = tuple((host, "chmod 755 /run/segue-guests") for host in ("alpha", "beta"))
 _SHMEM = "-object memory-backend-file,id=m,share=on,mem-path=/dev/shm/segue-{name},size=4M -device ivshmem-plain,memdev=m"
 _STANDS = "the guest stands on the destination as it stood here: nobody is served by it"
 _CDROM = _disk(ISO, device="cdrom", target="hdc' bus='ide")
@@ -149,6 +161,7 @@ LIBVIRT = (
         kind="libvirt",
         parts=f"<graphics type='vnc' autoport='yes'><listen type='address' address='{ALPHA}'/></graphics>",
     ),
+    Case(code="display-password", kind="libvirt", severity="note", parts=_EXPIRED),
     Case(code="output-directory", kind="libvirt", parts=_LOG, before=(("alpha", "mkdir -p {own}/log"),)),
     Case(
         code="emulator",
@@ -183,6 +196,14 @@ LIBVIRT = (
         parts=_disk(SHARED),
         before=(_image("alpha", SHARED),),
         after=(("beta", "{thief}"),),
+    ),
+    Case(
+        code="disk-locked",
+        kind="libvirt",
+        parts=_disk(SHARED),
+        before=(_image("alpha", SHARED),),
+        after=_LOCKED,
+        undo=_UNLOCK,
     ),
     Case(
         code="file-missing",
@@ -283,6 +304,22 @@ BARE = (
         before=(_image("alpha", OWN), ("alpha", f"qemu-img create -q -f qcow2 -b {OWN} -F raw {SHARED}")),
     ),
     Case(code="disk-used", kind="qemu", parts=_drive(SHARED), before=(_image("alpha", SHARED),), after=(("beta", "{thief}"),)),
+    Case(
+        code="disk-locked",
+        kind="qemu",
+        parts=_drive(SHARED),
+        before=(_image("alpha", SHARED),),
+        after=_LOCKED,
+        undo=_UNLOCK,
+    ),
+    Case(
+        code="memory-lock",
+        kind="qemu",
+        program=f"{_AS_NOBODY} {QEMU}",
+        parts="-overcommit mem-lock=on",
+        before=_OPEN,
+        undo=_CLOSE,
+    ),
     Case(
         code="disk-taken",
         kind="qemu",

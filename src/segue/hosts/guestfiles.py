@@ -94,6 +94,25 @@ for path; do
 done 2>/dev/null
 exit 0
 """
+# $1 directory, then paths: for each on whose file a process holds a lock, its number and the pid, or "?" where who asks may not
+# see whose it is. /proc/locks names no owner of QEMU's locks (fcntl(2), open file description locks), and shows those of every
+# container on the same kernel; the owner's fdinfo is proof (proc(5)), and is read only where there is a lock at all.
+_LOCKED: Final = r"""
+cd -- "$1" || exit; shift; number=0
+for path; do
+    if inode=$(stat -L -c %i -- "$path") && grep -q ":$inode " /proc/locks; then
+        owner=
+        for info in $(grep -rls "^lock:.*:$inode " /proc/[0-9]*/fdinfo); do
+            pid=${info#/proc/}; pid=${pid%%/*}
+            if [ "/proc/$pid/fd/${info##*/}" -ef "$path" ]; then owner=$pid; break; fi
+        done
+        [ -n "$owner" ] || [ "$(id -u)" = 0 ] || owner='?'
+        [ -z "$owner" ] || echo "$number $owner"
+    fi
+    number=$((number + 1))
+done 2>/dev/null
+exit 0
+"""
 # $1 directory, then directories: the room in each, in bytes.
 _FREE: Final = r"""
 cd -- "$1" || exit; shift
@@ -149,6 +168,7 @@ async def compare(source: HostShell, destination: HostShell, wanted: Wanted) -> 
     try:
         here = await ask_all(source, [_look(user, wanted), *proving], deadline_s=DEADLINE_S)
         asked = [_look(other, wanted), Question(name="used", script=_USED, words=wanted.written)]
+        asked += [Question(name="locked", script=_LOCKED, words=(directory, *wanted.written))] if wanted.written else []
         asked += [get] if wanted.written else []
         asked += [Question(name="free", script=_FREE, words=(directory, *wanted.rooms))] if wanted.rooms else []
         asked += [Question(name="ports", script=_LISTENING)] if wanted.ports else []
@@ -167,6 +187,11 @@ async def compare(source: HostShell, destination: HostShell, wanted: Wanted) -> 
             if was_put == "put"
         },
         used={wanted.written[int(row[0])]: int(row[1]) for row in map(str.split, _lines(there, "used")) if len(row) == 2},
+        locked={
+            wanted.written[int(row[0])]: int(row[1]) if row[1].isdigit() else None
+            for row in map(str.split, _lines(there, "locked"))
+            if len(row) == 2
+        },
         free_bytes={path: int(line) for path, line in zip(wanted.rooms, _lines(there, "free"), strict=False)},
         listening=frozenset(int(line, 16) for line in _lines(there, "ports")),
         addresses=frozenset(_addresses(_lines(there, "addresses"))),

@@ -51,6 +51,18 @@ async def test_one_file_is_proven_and_nothing_stays_beside_it(tmp_path: Path) ->
     assert seen.used == {}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="whose a lock is only root sees")
+async def test_a_lock_is_seen_with_its_owner(tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "disk.img").write_bytes(b"")
+    wanted = Wanted(paths=("disk.img",), written=("disk.img",), directory=str(tmp_path))
+    with (tmp_path / "disk.img").open("rb") as disk:
+        fcntl.flock(disk, fcntl.LOCK_SH)
+        assert (await compare(HERE, THERE, wanted)).locked == {"disk.img": os.getpid()}
+    assert (await compare(HERE, THERE, wanted)).locked == {}
+
+
 async def test_relative_paths_begin_where_qemu_was_started(tmp_path: Path) -> None:
     (tmp_path / "disk.img").write_bytes(b"")
     seen = await compare(HERE, THERE, Wanted(paths=("disk.img",), written=("disk.img",), directory=str(tmp_path)))

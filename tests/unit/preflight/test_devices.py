@@ -74,6 +74,8 @@ CDROM = Part(kind=Kind.CDROM, name="sda", what=MEDIUM, path=MEDIUM)
         (having(replace(VNC, listens="10.0.0.1"), files=replace(FILES, addresses=frozenset({"10.0.0.1"}))), []),
         (having(replace(VNC, listens="0.0.0.0")), []),  # noqa: S104  # read, not bound
         (bare(having(replace(VNC, password=True))), [("display-password", W)]),
+        (having(replace(VNC, valid_until="2020-01-01T00:00:00", expired=True)), [("display-password", Severity.NOTE)]),
+        (having(replace(VNC, valid_until="2120-01-01T00:00:00")), []),
         (having(part(Kind.OUTPUT, path="/var/log/vm/web.log")), [("output-directory", B)]),
         (having(blocked=("VirtFS export path '/srv' is mounted",)), [("qemu-blocks", B)]),
         (having(types=frozenset({"virtio-net-pci"})), []),

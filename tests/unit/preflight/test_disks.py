@@ -55,6 +55,9 @@ OLD = replace(OFFER, qemu=(3, 1, 0))
         (disk(read_only=True, files=replace(FILES, there={PATH: replace(ON_NFS, may_read=False)})), [("disk-rights", B)]),
         (seen(used={PATH: 77}), [("disk-used", B)]),
         (disk(shared=True, files=replace(FILES, used={PATH: 77})), []),
+        (seen(locked={PATH: 77}), [("disk-locked", B)]),
+        (seen(used={PATH: 77}, locked={PATH: 77}), [("disk-used", B)]),  # it is said once
+        (disk(shared=True, files=replace(FILES, locked={PATH: 77})), []),
         (disk(backing=("/srv/base.img",)), [("disk-backing", B)]),
         (disk(direct=False), []),  # QEMU 4.0 and newer drop what their page cache holds
         (replace(disk(direct=False), offer=OLD), [("disk-cache", B), ("qemu-older", W)]),
@@ -79,6 +82,10 @@ def test_a_disk_of_another_format_is_not_copied() -> None:
     facts = copied()
     facts = replace(facts, parts=replace(PARTS, disks=(replace(DISK, format="vmdk"),)))
     assert said(facts) == [("disk-format", B)]
+
+
+def test_a_lock_whose_owner_may_not_be_seen_is_unchecked() -> None:
+    assert said(seen(locked={PATH: None})) == [("disk-locked", U)]
 
 
 def test_without_a_shell_nothing_of_files_is_fine() -> None:

@@ -133,6 +133,18 @@ def test_the_rest() -> None:
     assert found.cpu.pinned == {0, 1, 3, 8}
 
 
+@pytest.mark.parametrize(("now", "expired"), [("2026-11-20T15:51:00", True), ("2026-11-20T15:50:59", False)])
+def test_a_password_has_an_end_that_is_read_without_the_password(now: str, expired: bool) -> None:
+    xml = "<graphics type='vnc' port='5901' autoport='yes' passwd='*****' passwdValidTo='2026-11-20T15:51:00'/>"
+    [one] = domain.at(domain.read(DOMAIN.format(xml)), now).devices
+    assert (one.valid_until, one.expired) == ("2026-11-20T15:51:00", expired)
+
+
+def test_a_hard_limit_is_read_in_its_unit() -> None:
+    limited = DOMAIN.format("").replace("<os>", "<memtune><hard_limit unit='MiB'>64</hard_limit></memtune><os>")
+    assert domain.read(limited).memory.limit_bytes == 64 << 20
+
+
 def test_a_disk_with_what_is_below_it() -> None:
     disk = (
         "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='/srv/top.qcow2' index='1'/>"

@@ -29,7 +29,7 @@ MINE = (
     "path-mtu",
     "link-speed",
 )
-THEIRS = ("clock", "keepalive")
+THEIRS = ("user-rights", "clock", "keepalive")
 
 
 def with_nic(nic: Nic, **there: object) -> Facts:

@@ -67,7 +67,7 @@ _ALL: Final = (
     Check(code="floppy-missing", theme=Theme.DEVICES, fine="no floppy drive holds what only the source has"),
     Check(code="display-port", theme=Theme.DEVICES, fine="no display is bound to a port that is taken there", only=_LIBVIRT),
     Check(code="display-address", theme=Theme.DEVICES, fine="no display listens on an address that is not there"),
-    Check(code="display-password", theme=Theme.DEVICES, fine="no display has a password that would be lost", only=_QEMU),
+    Check(code="display-password", theme=Theme.DEVICES, fine="no display has a password that would be lost or has expired"),
     Check(code="output-directory", theme=Theme.DEVICES, fine="every file that it writes to has its directory there"),
     Check(code="device-unknown", theme=Theme.DEVICES, fine="the destination's QEMU knows all its devices", only=_QEMU),
     # CPU and machine
@@ -82,6 +82,7 @@ _ALL: Final = (
     # memory
     Check(code="memory", theme=Theme.MEMORY, fine="the destination has the memory for it"),
     Check(code="huge-pages", theme=Theme.MEMORY, fine="the destination has the huge pages for it"),
+    Check(code="memory-lock", theme=Theme.MEMORY, fine="what has to be locked of its memory may be locked there"),
     Check(code="numa", theme=Theme.MEMORY, fine="the destination has the NUMA nodes that it is bound to"),
     # disks
     Check(code="disk-missing", theme=Theme.DISKS, fine="every disk is at the same path there"),
@@ -90,6 +91,7 @@ _ALL: Final = (
     Check(code="disk-rights", theme=Theme.DISKS, fine="QEMU's user may use every disk there"),
     Check(code="disk-backing", theme=Theme.DISKS, fine="every file under a disk is there"),
     Check(code="disk-used", theme=Theme.DISKS, fine="no other QEMU there has one of its disks", acceptable=False),
+    Check(code="disk-locked", theme=Theme.DISKS, fine="no process there holds a lock on one of its disks", acceptable=False),
     Check(code="disk-cache", theme=Theme.DISKS, fine="every cache mode is safe with these versions"),
     Check(code="disk-format", theme=Theme.DISKS, fine="every disk that is to be copied can be", only=_QEMU),
     Check(code="disk-taken", theme=Theme.DISKS, fine="nothing lies where a disk is to be copied to", only=_QEMU),
@@ -111,6 +113,7 @@ _ALL: Final = (
     Check(code="path-mtu", theme=Theme.NETWORK, fine="large packets arrive, and both links have the same MTU"),
     Check(code="link-speed", theme=Theme.NETWORK, fine="the link is fast enough for a guest"),
     # control
+    Check(code="user-rights", theme=Theme.CONTROL, fine="whoever is logged in there may run the guest as it runs here"),
     Check(code="p2p", theme=Theme.CONTROL, fine="the source's daemon reaches the destination's, where it has to"),
     Check(code="tls-handshake", theme=Theme.CONTROL, fine="both QEMUs take each other's certificates, where they have to"),
     Check(code="clock", theme=Theme.CONTROL, fine="the clocks of both hosts are in step"),

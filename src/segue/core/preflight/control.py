@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
+from urllib.parse import urlsplit
 
 from segue.core.connectivity import State, Way, judge
 from segue.core.model import Control, DriverKind, Transport
@@ -11,7 +12,7 @@ from segue.core.preflight.facts import Facts, Path, Unseen
 from segue.core.preflight.findings import Finding, Seen, Severity
 from segue.core.preflight.network import unseen
 
-_CODES: Final = ("p2p", "tls-handshake", "clock", "keepalive", "postcopy-rights")
+_CODES: Final = ("user-rights", "p2p", "tls-handshake", "clock", "keepalive", "postcopy-rights")
 
 
 def find(facts: Facts) -> Iterator[Finding]:
@@ -20,6 +21,7 @@ def find(facts: Facts) -> Iterator[Finding]:
     if isinstance(path, Unseen):
         yield from unseen(path, tuple(code for code in _CODES if _is_needed(facts, code)))
         return
+    yield from _user(facts, path) if spec.driver is DriverKind.QEMU else _connection(facts, path)
     cells = {cell.way: cell for cell in judge(path.pair)}
     if spec.control is Control.P2P:
         cell = cells[Way.P2P]
@@ -49,6 +51,52 @@ def _is_needed(facts: Facts, code: str) -> bool:
             return facts.spec.limits.postcopy
         case _:
             return True
+
+
+def _user(facts: Facts, path: Path) -> Iterator[Finding]:
+    """Whether a bare guest can run there as whom it runs here: root starts it as anybody, everybody else as themselves."""
+    if isinstance(facts.parts, Unseen):
+        yield from unseen(facts.parts, ("user-rights",))
+        return
+    login, there = path.pair.destination.user, facts.destination.host
+    user = facts.parts.user or path.pair.source.user
+    if not login or not user or user == login or (login == "root" and facts.parts.user):
+        return
+    evidence = (Seen(host=facts.source.host, what=f"its QEMU runs as {user}"), Seen(host=there, what=f"logged in as {login}"))
+    ends = (
+        f"whom {login}, who is logged in on {there}, may not become" if facts.parts.user else f"and would on {there} as {login}"
+    )
+    yield Finding(
+        code="user-rights",
+        severity=Severity.BLOCKER if facts.parts.user else Severity.WARNING,
+        sentence=f"{facts.guest.name} runs as {user}, {ends}.",
+        seen=evidence,
+        fix=f"Log in on {there} as {user} or root: its address in segue.toml, qmp+ssh://{user}@HOST.",
+    )
+
+
+def _connection(facts: Facts, path: Path) -> Iterator[Finding]:
+    """What the address of the destination's libvirt says of rights; what polkit forbids there only the act itself shows."""
+    there = facts.destination.host
+    uri = next((one.uri for one in path.pair.there if one.driver is DriverKind.LIBVIRT), "")
+    read = urlsplit(uri)
+    evidence = (Seen(host=there, what=f"address {uri}"),)
+    if read.query.partition("socket=")[2].partition("&")[0].endswith("-ro"):
+        yield Finding(
+            code="user-rights",
+            severity=Severity.BLOCKER,
+            sentence=f"{there} is reached by libvirt's read-only socket, on which nothing can be migrated.",
+            seen=evidence,
+            fix=f"Leave out socket= in the address of {there}, or name the socket without -ro.",
+        )
+    elif read.path == "/session":
+        yield Finding(
+            code="user-rights",
+            severity=Severity.WARNING,
+            sentence=f"The libvirt of {there} is one user's own: without root's rights it has no bridges and no devices.",
+            seen=evidence,
+            fix=f"Use the system's: {uri.removesuffix('/session')}/system",
+        )
 
 
 def _sealed(facts: Facts, path: Path) -> Iterator[Finding]:

@@ -132,6 +132,8 @@ def find(facts: Facts) -> Iterator[Finding]:
     for part in parts.devices:
         if part.kind in _DISPLAYS and part.password and facts.spec.driver is DriverKind.QEMU:
             yield _password(facts, part)
+        elif part.kind in _DISPLAYS and part.expired:
+            yield _expired(facts, part)
         elif part.kind is Kind.TPM:
             yield from _tpm(facts, part)
 
@@ -224,6 +226,18 @@ def _password(facts: Facts, part: Part) -> Finding:
         sentence=f"The password of the {part.kind} was told to the running QEMU only: after the move nobody can log in.",
         seen=(Seen(host=facts.source.host, what=f"{part.kind} {part.what}"),),
         fix=f"After the move, in its monitor: set_password {part.name} …; or start it with password-secret=.",
+    )
+
+
+def _expired(facts: Facts, part: Part) -> Finding:
+    """Libvirt sends the password along with its end, and both are the same afterwards."""
+    name, kind = facts.guest.name, part.kind
+    return Finding(
+        code="display-password",
+        severity=Severity.NOTE,
+        sentence=f"The password of the {kind} of {name} has expired: nobody can log in to it, and nobody can after the move.",
+        seen=(Seen(host=facts.source.host, what=f"passwdValidTo {part.valid_until} (UTC)"),),
+        fix=f"virsh update-device {name} FILE --live, FILE with <graphics type='{part.name}' passwd=… passwdValidTo=…>.",
     )
 
 

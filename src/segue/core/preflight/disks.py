@@ -17,7 +17,16 @@ from segue.units import format_bytes
 _DROPS_CACHE: Final = (4, 0)
 """Since QEMU 4.0 the destination drops what its page cache holds of a disk when it takes it over (block/file-posix.c,
 drop-cache), and any cache mode is safe; before, only those that go around the page cache were."""
-_OF_FILES: Final = ("disk-missing", "disk-other", "disk-unproven", "disk-rights", "disk-backing", "disk-used", "file-missing")
+_OF_FILES: Final = (
+    "disk-missing",
+    "disk-other",
+    "disk-unproven",
+    "disk-rights",
+    "disk-backing",
+    "disk-used",
+    "disk-locked",
+    "file-missing",
+)
 
 
 def find(facts: Facts) -> Iterator[Finding]:
@@ -72,6 +81,8 @@ def _disk(facts: Facts, disk: DiskPart, files: Files) -> Iterator[Finding]:
             (Seen(host=there, what=f"pid {pid} has {disk.path} on its command line"),),
             f"See which it is: 'ps -o args= -p {pid}' on {there}; end it, or take the disk from it.",
         )
+    elif disk.path in files.locked and not disk.shared:
+        yield _locked(facts, disk, files.locked[disk.path])
     for path in disk.backing:
         if path not in files.there:
             yield _blocker(
@@ -80,6 +91,22 @@ def _disk(facts: Facts, disk: DiskPart, files: Files) -> Iterator[Finding]:
                 (_seen(facts.source.host, path, files.here.get(path)), _seen(there, path, None)),
                 f"Put the same file at {path} on {there}, or pull it into the disk first ('virsh blockpull', 'block-stream').",
             )
+
+
+def _locked(facts: Facts, disk: DiskPart, pid: int | None) -> Finding:
+    there = facts.destination.host
+    if pid is None:
+        return Finding(
+            code="disk-locked",
+            severity=Severity.UNCHECKED,
+            sentence=f"{there}: somebody holds a lock on {disk.path}, and only root sees who: 'lslocks' there.",
+        )
+    return _blocker(
+        "disk-locked",
+        f"A process on {there} holds a lock on {disk.path}, the disk {disk.name}: it is in use there.",
+        (Seen(host=there, what=f"pid {pid} has it open and locked (/proc/{pid}/fdinfo)"),),
+        f"See what it is: 'ps -o args= -p {pid}' on {there} (a guest, qemu-nbd, qemu-img, a backup); wait for it, or end it.",
+    )
 
 
 def _is_copied(facts: Facts, disk: DiskPart, files: Files) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from lxml import etree
@@ -52,6 +53,17 @@ def read(xml: str) -> Parts:
     )
 
 
+def at(parts: Parts, now: str) -> Parts:
+    """With what of it had expired by then.
+
+    Args:
+        parts: as `read`.
+        now: UTC, as ISO 8601 says it to the second, which is how libvirt says the end of a password.
+    """
+    devices = (replace(one, expired=bool(one.valid_until) and one.valid_until <= now) for one in parts.devices)
+    return replace(parts, devices=tuple(devices))
+
+
 def _user(root: Element) -> str:
     for label in root.iterfind("seclabel[@model='dac']"):
         user = (label.findtext("label") or "").partition(":")[0].removeprefix("+")
@@ -80,6 +92,7 @@ def _memory(root: Element) -> Memory:
         page_bytes=size or (2 << 20 if backed else 0),  # without a size the host's default, 2 MiB on x86
         nodes=numbers(root.find("numatune/memory[@mode='strict']")),
         locked=root.find("memoryBacking/locked") is not None,
+        limit_bytes=_bytes(root.find("memtune/hard_limit")),
     )
 
 
@@ -244,7 +257,8 @@ def _graphics(devices: Element) -> Iterator[Part]:
         listen = one.find("listen[@type='address']")
         listens = listen.get("address", "") if listen is not None else ""
         what = ", ".join(f"port {port}" for port in ports) or "any port"
-        yield Part(kind=kind, name=one.get("type", ""), what=what, ports=tuple(ports), listens=listens)
+        until = one.get("passwdValidTo", "")  # libvirt shows it to everybody; the password itself nobody is told here
+        yield Part(kind=kind, name=one.get("type", ""), what=what, ports=tuple(ports), listens=listens, valid_until=until)
 
 
 def _outputs(devices: Element) -> Iterator[Part]:

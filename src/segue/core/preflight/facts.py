@@ -89,6 +89,8 @@ class Part:
         listens: the address that it listens on, where that was fixed.
         failover: the guest has a spare for it, and QEMU unplugs it by itself for a migration.
         password: it asks for one that only the running QEMU knows.
+        valid_until: when its password expires, in UTC as ISO 8601 says it; empty: never, or it has none.
+        expired: that time was past when it was looked at.
     """
 
     kind: Kind
@@ -99,6 +101,8 @@ class Part:
     listens: str = ""
     failover: bool = False
     password: bool = False
+    valid_until: str = ""
+    expired: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,12 +192,14 @@ class Memory:
         page_bytes: the size of huge pages it is made of; 0 for ordinary ones.
         nodes: NUMA nodes of the host that it must lie on; empty: any.
         locked: it may not be swapped out.
+        limit_bytes: what its QEMU may take at most, by libvirt (memtune, hard_limit); 0: no limit was set.
     """
 
     total_bytes: int
     page_bytes: int = 0
     nodes: frozenset[int] = frozenset()
     locked: bool = False
+    limit_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,12 +248,14 @@ class HostMemory:
         swap_bytes: free swap.
         pages: free huge pages, by their size in bytes.
         nodes: free bytes on each NUMA node.
+        lock_bytes: what a QEMU that Segue starts there may lock of its memory; ``None``: any amount, or nobody was asked.
     """
 
     available_bytes: int
     swap_bytes: int = 0
     pages: Mapping[int, int] = field(default_factory=dict)
     nodes: Mapping[int, int] = field(default_factory=dict)
+    lock_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +298,7 @@ class Files:
         proven: of each file that is written: what was put beside it on the source was seen beside it on the destination, or
             not. Files where nothing could be put are not in it.
         used: files that another QEMU on the destination has on its command line, and its pid.
+        locked: files on which a process of the destination holds a lock, and its pid; ``None``: whose may not be seen.
         free_bytes: room on the destination, by directory.
         listening: TCP ports that somebody listens on there.
         addresses: IP addresses that the destination has.
@@ -299,6 +308,7 @@ class Files:
     there: Mapping[str, Seen]
     proven: Mapping[str, bool] = field(default_factory=dict)
     used: Mapping[str, int] = field(default_factory=dict)
+    locked: Mapping[str, int | None] = field(default_factory=dict)
     free_bytes: Mapping[str, int] = field(default_factory=dict)
     listening: frozenset[int] = frozenset()
     addresses: frozenset[str] = frozenset()

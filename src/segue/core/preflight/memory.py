@@ -7,9 +7,10 @@ from typing import Final
 
 from segue.core.preflight.facts import Facts, HostMemory, Parts, Unseen
 from segue.core.preflight.findings import Finding, Seen, Severity
-from segue.units import format_bytes
+from segue.units import KIB, format_bytes
 
-_CODES: Final = ("memory", "huge-pages", "numa")
+_CODES: Final = ("memory", "huge-pages", "memory-lock", "numa")
+_RDMA: Final = "rdma:"
 
 
 def find(facts: Facts) -> Iterator[Finding]:
@@ -23,6 +24,7 @@ def find(facts: Facts) -> Iterator[Finding]:
                 yield Finding(code=code, severity=Severity.UNCHECKED, sentence=f"{unseen.host}: {unseen.why}.")
         return
     yield from _pages(facts, parts, memory) if parts.memory.page_bytes else _plain(facts, parts, memory)
+    yield from _locks(facts, parts, memory)
     yield from _nodes(facts, parts, memory)
 
 
@@ -56,6 +58,34 @@ def _pages(facts: Facts, parts: Parts, memory: HostMemory) -> Iterator[Finding]:
         sentence=f"{facts.guest.name} needs {needed} huge pages of {format_bytes(size)}, and {there} has {free} free.",
         seen=(Seen(host=there, what=f"hugepages-{size // 1024}kB/free_hugepages: {free}"),),
         fix=f"On {there}: echo {needed} > /sys/kernel/mm/hugepages/hugepages-{size // 1024}kB/nr_hugepages",
+    )
+
+
+def _locks(facts: Facts, parts: Parts, memory: HostMemory) -> Iterator[Finding]:
+    """Memory that has to be locked.
+
+    Libvirt lifts the limit of its QEMUs by itself where they lock their memory or send it without a copy; over RDMA it wants a
+    hard limit to lift it to (qemu_migration.c, "cannot start RDMA migration with no memory hard limit set"). A bare QEMU locks
+    all that it maps, mlockall(2), and ends when it may not.
+    """
+    name, here, there, total = facts.guest.name, facts.source.host, facts.destination.host, parts.memory.total_bytes
+    if facts.spec.libvirt.migration_uri.startswith(_RDMA) and not parts.memory.limit_bytes:
+        yield Finding(
+            code="memory-lock",
+            severity=Severity.BLOCKER,
+            sentence=f"Over RDMA the memory of {name} is locked, and libvirt does not do that for a guest without a hard limit.",
+            seen=(Seen(host=here, what="its XML has no memtune/hard_limit"),),
+            fix=f"virsh memtune {name} --hard-limit {2 * total // KIB} --live --config",
+        )
+    if not parts.memory.locked or memory.lock_bytes is None or memory.lock_bytes > total:
+        return
+    user, may = parts.user or "USER", format_bytes(memory.lock_bytes)
+    yield Finding(
+        code="memory-lock",
+        severity=Severity.BLOCKER,
+        sentence=f"{name} locks its memory ({format_bytes(total)}), and {there} lets its QEMU lock {may}.",
+        seen=(Seen(host=there, what=f"ulimit -l: {memory.lock_bytes // KIB} KiB, without the capability CAP_IPC_LOCK"),),
+        fix=f"On {there}: echo '{user} - memlock unlimited' >/etc/security/limits.d/qemu.conf, for who logs in there, too.",
     )
 
 

@@ -5,6 +5,7 @@ What may live here: questions, which block in a thread of `runtime`. What the an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -26,7 +27,8 @@ _ALL_NODES: Final = -1  # VIR_NODE_MEMORY_STATS_ALL_CELLS
 def parts(connection: libvirt.virConnect, guest: str) -> Parts:
     """What a running domain is made of."""
     capabilities = etree.fromstring(connection.getCapabilities().encode())
-    found = domain_xml.read(connection.lookupByName(guest).XMLDesc())
+    now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    found = domain_xml.at(domain_xml.read(connection.lookupByName(guest).XMLDesc()), now)
     cpu = found.cpu
     if cpu.mode in _ONE_HOSTS and (host := capabilities.find("host/cpu")) is not None:
         cpu = replace(cpu, xml=etree.tostring(host, encoding="unicode").strip())

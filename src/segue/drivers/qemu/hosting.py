@@ -60,6 +60,13 @@ for node in /sys/devices/system/node/node[0-9]*; do
 done
 exit 0
 """
+# $1 the user that QEMU would run as, where that is another than whoever asks: how much memory it may lock, in KiB. Who has
+# CAP_IPC_LOCK, the 14th of capabilities(7), may lock any amount; who becomes another user has it no more, and keeps the limit.
+_LOCKABLE: Final = r"""
+capable=0
+while read -r key value; do [ "$key" != CapEff: ] || capable=$(((0x$value >> 14) & 1)); done </proc/self/status
+if [ -z "$1" ] && [ "$capable" = 1 ]; then echo unlimited; else ulimit -l; fi
+"""
 _ACCELERATORS: Final = "[ -w /dev/kvm ] && echo kvm; echo tcg"
 
 
@@ -117,6 +124,7 @@ async def offer(shell: HostShell, wanted: Parts) -> Offer:
             Question(name="huge", script=_HUGE),
             Question(name="nodes", script=_NODES),
             Question(name="cpus", script="nproc"),
+            Question(name="lockable", script=_LOCKABLE, words=(wanted.user,)),
         ],
         deadline_s=OFFER_DEADLINE_S,
     )
@@ -174,4 +182,5 @@ def _memory(host: str, answers: Mapping[str, Answer]) -> HostMemory | Unseen:
         swap_bytes=kib.get("SwapFree", 0) * units.KIB,
         pages={int(row[0].removesuffix("kB")) * units.KIB: int(row[1]) for row in rows if len(row) == 2},
         nodes={int(row[0]): int(row[1]) * units.KIB for row in nodes if len(row) == 2},
+        lock_bytes=int(lockable) * units.KIB if (lockable := answers["lockable"].text.strip()).isdigit() else None,
     )
