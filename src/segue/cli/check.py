@@ -36,12 +36,19 @@ def check(
     accept: Annotated[
         list[str] | None, typer.Option(metavar="CODE", help="Judge as if this blocker were none; may be given again.")
     ] = None,
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix", help="Name each change that 'segue migrate --fix' would make, and judge as after it; none is made."
+        ),
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what is fine, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: the verdict and every finding.")] = False,
 ) -> None:
     """Look at both hosts and the path between them, and list everything that stands in the way of moving a guest, all at once.
 
-    Each finding comes with its evidence and its fix; what could not be seen is told as not checked. Nothing is touched.
+    Each finding comes with its evidence and its fix; what could not be seen is told as not checked. Nothing is touched,
+    with --fix neither: what is mended for a move is undone when there is none, and here nobody would be left to undo it.
     The words after the destination say how it would be moved, as for 'segue migrate', which looks at the same first.
 
     Exit status: 0 it can move, 3 something stands in the way.
@@ -50,6 +57,7 @@ def check(
     Examples:
       segue check web1 beta
       segue check web1 beta --transport tls --postcopy -v
+      segue check web1 beta --fix
       segue check web1 qemu+ssh://beta/system --from qemu:///system --json
     """  # noqa: D301  # \b is click's mark for "keep these lines"
     import asyncio
@@ -74,6 +82,7 @@ def check(
         ),
         disks=CopyWish(how=copy_storage) if copy_storage else None,
         accept=accept or (),
+        fix=fix,
     )
     seen = asyncio.run(migration.check())
     if as_json:
@@ -107,5 +116,6 @@ def _as_json(seen: Preflight) -> dict[str, object]:
             }
             for one in seen.findings
         ],
+        "mends": [one.words for one in seen.mends],
         "fine": list(seen.fine),
     }

@@ -46,6 +46,9 @@ def page(seen: Preflight, *, verbose: bool) -> str:
         if found:
             lines += ["", typer.style(heading, fg=colour, bold=True)]
             lines += _unchecked(found) if severity is Severity.UNCHECKED else _told(found, seen.accepted)
+    if seen.mends:
+        lines += ["", typer.style("'segue migrate --fix' WOULD", fg="blue", bold=True)]
+        lines += [line for one in seen.mends for line in _wrapped(cell(one.words), first="    ")]
     if verbose and seen.fine:
         lines += ["", typer.style("FINE", fg="green", bold=True)]
         lines += [f"  {code:<24} {CHECKS[code].fine}" for code in seen.fine]
@@ -60,7 +63,8 @@ def conclusion(seen: Preflight) -> str:
             accepted = sum(one.code in seen.accepted and one.severity is Severity.BLOCKER for one in seen.findings)
             limits = [f"{accepted} accepted"] if accepted else []
             limits += [f"{unchecked} not checked"] if unchecked else []
-            return f"can move ({', '.join(limits)})" if limits else "can move"
+            words = "can move with 'segue migrate --fix'" if seen.mends else "can move"
+            return f"{words} ({', '.join(limits)})" if limits else words
         case Verdict.AFTER_FIXES:
             words = f"can move after {count} fix{'es' * (count > 1)}"
             fixable = sum(one.fixable for one in seen.blockers)
