@@ -87,7 +87,7 @@ _LOCKED = (
 )
 _UNLOCK = (("beta", "kill $(cat /run/lock.pid); rm -f /run/lock.pid"),)
 _EXPIRED = "<graphics type='vnc' autoport='yes' passwd='secret' passwdValidTo='2020-01-01T00:00:00'/>"
-_AS_NOBODY = "prlimit --memlock=unlimited:unlimited setpriv --reuid=65534 --regid=65534 --clear-groups"
+_AS_NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=+ipc_lock --ambient-caps=+ipc_lock"
 _OPEN = tuple((host, "chmod 1777 /run/segue-guests") for host in ("alpha", "beta"))
 _CLOSE = tuple((host, "chmod 755 /run/segue-guests") for host in ("alpha", "beta"))
 _SHMEM = "-object memory-backend-file,id=m,share=on,mem-path=/dev/shm/segue-{name},size=4M -device ivshmem-plain,memdev=m"
