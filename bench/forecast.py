@@ -27,8 +27,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from segue import units
-from segue.core.forecast import GOODPUT, SPREAD_OF_SWITCHOVER_MS, Range, Seen, forecast
-from segue.core.forecast import Path as Way
+from segue.core.forecast import SPREAD_OF_SWITCHOVER_MS, forecast
+from segue.core.measured import GOODPUT, Range, Seen
+from segue.core.measured import Path as Way
 from segue.core.model import Limits
 from segue.lab import Lab, down, guests, up
 from segue.lab.observe import observe

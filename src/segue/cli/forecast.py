@@ -13,7 +13,8 @@ from segue.cli.migrate import PostCopy
 from segue.core.model import Control, Limits, Transport
 
 if TYPE_CHECKING:
-    from segue.core.forecast import Forecast, Prospect, Seen
+    from segue.core.forecast import Forecast, Prospect
+    from segue.core.measured import Seen
 
 
 def forecast(

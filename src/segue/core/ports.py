@@ -16,7 +16,7 @@ from typing import Protocol
 from segue.core.causes import Quote
 from segue.core.downtime import Client, Gap, Moments
 from segue.core.evidence import Evidence
-from segue.core.forecast import Touched, Window
+from segue.core.measured import Touched, Window
 from segue.core.mends import Mend, Mended
 from segue.core.model import Guest, HostAddress, HostFacts, MigrationSpec, Progress
 from segue.core.preflight.facts import Offer, Parts, Standing

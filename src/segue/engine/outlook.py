@@ -16,20 +16,8 @@ from typing import Final
 
 from segue import units
 from segue.core import forecast
-from segue.core.forecast import (
-    GOODPUT,
-    RATES_NEEDED,
-    WINDOWS_S,
-    Forecast,
-    Live,
-    Path,
-    Prospect,
-    Range,
-    Seen,
-    Touched,
-    UnderWay,
-    Window,
-)
+from segue.core.forecast import Forecast, Prospect
+from segue.core.measured import GOODPUT, RATES_NEEDED, WINDOWS_S, Live, Path, Range, Seen, Touched, UnderWay, Window
 from segue.core.model import DriverKind, HostAddress, JobStatus, Limits, OutcomeKind, Progress
 from segue.core.ports import Hypervisor, Store
 from segue.core.record import Record

@@ -10,23 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.core.convergence import plan
-from segue.core.forecast import (
-    Live,
-    Means,
-    Path,
-    Range,
-    Seen,
-    Touched,
-    UnderWay,
-    Window,
-    curves,
-    fixed_point,
-    forecast,
-    play,
-    right_limit,
-    sampled,
-    sentence,
-)
+from segue.core.dirtying import curves, fixed_point
+from segue.core.forecast import Means, forecast, play, right_limit, sentence
+from segue.core.measured import Live, Path, Range, Seen, Touched, UnderWay, Window, sampled
 from segue.core.model import JobStatus, Limits, OnMiss, Progress
 from segue.core.policy import Decision
 from segue.units import GIB, MIB

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from segue.core.forecast import Path, Range, Seen, Touched, Window, forecast
+from segue.core.forecast import forecast
+from segue.core.measured import Path, Range, Seen, Touched, Window
 from segue.core.model import Limits
 from segue.core.preflight import judge
 from segue.core.preflight.facts import Unseen

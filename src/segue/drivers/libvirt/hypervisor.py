@@ -15,7 +15,7 @@ from segue import units
 from segue.core import causes, virsh
 from segue.core.causes import Scene
 from segue.core.evidence import Evidence, Sighting
-from segue.core.forecast import Touched, Window, sampled
+from segue.core.measured import Touched, Window, sampled
 from segue.core.mends import Mend, Mended
 from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor

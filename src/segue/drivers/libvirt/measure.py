@@ -13,7 +13,7 @@ from typing import Final
 import libvirt
 
 from segue import units
-from segue.core.forecast import Range, Touched
+from segue.core.measured import Range, Touched
 
 SAMPLES_PER_GIB: Final = 512
 """QEMU's default (migration/dirtyrate.h, DIRTYRATE_DEFAULT_SAMPLE_PAGES); libvirt has no word for another."""

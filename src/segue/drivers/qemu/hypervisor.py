@@ -9,7 +9,7 @@ from typing import Final
 
 from segue.core import argv, twin
 from segue.core.evidence import Evidence, Sighting
-from segue.core.forecast import Touched, Window
+from segue.core.measured import Touched, Window
 from segue.core.mends import Mend, Mended
 from segue.core.model import DriverKind, Guest, GuestProcess, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor

@@ -14,7 +14,7 @@ from typing import Final
 
 from segue import units
 from segue.core import argv
-from segue.core.forecast import Range, Touched, Window, sampled
+from segue.core.measured import Range, Touched, Window, sampled
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Session
 from segue.errors import HypervisorError

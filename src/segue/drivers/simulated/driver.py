@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from segue.core.causes import Quote
 from segue.core.downtime import Moments
 from segue.core.evidence import Evidence, Sighting
-from segue.core.forecast import Range, Touched, Window
+from segue.core.measured import Range, Touched, Window
 from segue.core.mends import Mend, Mended
 from segue.core.model import Control, DriverKind, Guest, GuestState, HostAddress, HostFacts, JobStatus, MigrationSpec, Progress
 from segue.core.ports import ActionLog, Hypervisor

@@ -1,0 +1,189 @@
+"""What was measured of a guest and of the path between two hosts, for saying beforehand what a migration will come to.
+
+What may live here: frozen measurements with their errors, and how one follows from what a hypervisor answered, or from samples
+of a migration that is under way. Who measures is a driver (`segue.core.ports.Hypervisor`); what follows is `forecast`'s.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from segue import units
+from segue.core.model import Progress
+
+WINDOWS_S: Final = (1, 2, 4)
+"""Windows that tell a rate from a working set: one alone cannot, as it shows min(working set, rate
+x T). QEMU 7.2 knows only whole seconds."""
+GOODPUT: Final = 0.956
+"""Of a link's rate, what is left for the guest's memory at an MTU of 1500: Ethernet's, IP's and TCP's own bytes taken off."""
+RATES_KEPT: Final = 25
+RATES_NEEDED: Final = 4
+"""So many of the newest samples tell what the path carries, and from so many on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """A number that is not known exactly: three values of one unit."""
+
+    low: int
+    likely: int
+    high: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Range:
+        """The range of three values in any order of size; the second one is the likely one."""
+        first, likely, last = values
+        return cls(low=round(min(first, likely, last)), likely=round(likely), high=round(max(first, likely, last)))
+
+    def shown(self, unit: Callable[[int], str]) -> str:
+        """For people."""
+        if unit(self.low) == unit(self.high):
+            return unit(self.likely)
+        return f"{unit(self.likely)} ({unit(self.low)} to {unit(self.high)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What a guest dirtied in a window of time.
+
+    Attributes:
+        ms: how long it was.
+        dirtied_bytes: of memory, each page counted once: D(T).
+        error_bytes: that may be off by so much (two standard deviations of the sampling).
+    """
+
+    ms: int
+    dirtied_bytes: int
+    error_bytes: int = 0
+
+
+def sampled(mib_per_second: object, *, seconds: int, per_gib: int, memory_bytes: int | None) -> Window:
+    """A window from what QEMU says after sampling pages, with the error of a sample (binomial, two deviations) and of rounding.
+
+    Args:
+        mib_per_second: its answer, whole MiB/s; what is no such number counts as nothing dirtied.
+        seconds: how long the window was.
+        per_gib: so many pages of each GiB were looked at.
+        memory_bytes: of the guest; ``None`` where it is not known.
+    """
+    rate = mib_per_second if isinstance(mib_per_second, int) and mib_per_second >= 0 else 0
+    dirty = round((rate + 0.5) * units.MIB * seconds) if rate else 0  # it cuts off what is less than 1 MiB/s
+    hits = dirty * per_gib / units.GIB
+    share = min(1.0, dirty / memory_bytes) if memory_bytes else 0.0
+    error = 2 * dirty * math.sqrt((1 - share) / hits) if hits else 0.0
+    return Window(ms=seconds * 1000, dirtied_bytes=dirty, error_bytes=round(error + units.MIB * seconds / 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touched:
+    """How much of a guest's memory is in use, so that it has to be sent.
+
+    Attributes:
+        bytes: low, likely, high.
+        how: where it comes from, in words.
+        of_bytes: the guest's memory; 0 where it is not known.
+    """
+
+    bytes: Range
+    how: str
+    of_bytes: int = 0
+
+    @property
+    def dense(self) -> float:
+        """The share of the guest's memory that is in use."""
+        return min(1.0, max(0.05, self.bytes.likely / self.of_bytes)) if self.of_bytes else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Path:
+    """What the way between two hosts carries.
+
+    Attributes:
+        bps: goodput, in bytes of guest memory per second.
+        how: where it comes from, in words.
+    """
+
+    bps: Range
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """All that was measured. What is ``None`` or empty was not.
+
+    Attributes:
+        touched: memory in use.
+        windows: what was dirtied, by length of the window.
+        path: what the link carries.
+        own_ms: what a migration takes beside sending: both hosts are looked at, the destination is started, the end is proven.
+    """
+
+    touched: Touched | None = None
+    windows: tuple[Window, ...] = ()
+    path: Path | None = None
+    own_ms: Range = field(default_factory=lambda: Range(low=400, likely=1200, high=2500))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnderWay:
+    """Where a migration is that has begun, so that its forecast can be corrected.
+
+    Attributes:
+        elapsed_ms: since it began.
+        sent_bytes: so far.
+        left_bytes: in the iteration that is being sent.
+        first: that is the one that sends all memory.
+    """
+
+    elapsed_ms: int
+    sent_bytes: int
+    left_bytes: int
+    first: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """What a migration that is under way shows of the guest and of the path.
+
+    Attributes:
+        began_ms: when memory began to flow, by its samples' clock; ``None`` before it did.
+        rates: what its newest samples got, in bytes per second.
+        iteration: the last one seen.
+        first: what was dirtied while all memory was sent: a window of that length; ``None`` before it was.
+        memory_bytes: what was sent in that iteration; 0 before it was.
+    """
+
+    began_ms: int | None = None
+    rates: tuple[int, ...] = ()
+    iteration: int = 0
+    first: Window | None = None
+    memory_bytes: int = 0
+
+    def then(self, sample: Progress) -> Live:
+        """With one more sample of pre-copy."""
+        if self.began_ms is None:
+            return replace(self, began_ms=sample.elapsed_ms, iteration=sample.iteration)
+        rates = (*self.rates, sample.throughput_bps)[-RATES_KEPT:] if sample.throughput_bps else self.rates
+        first, memory = self.first, self.memory_bytes
+        if self.iteration == 1 < sample.iteration and sample.dirty_bps:
+            ms = sample.elapsed_ms - self.began_ms
+            dirtied = sample.dirty_bps * ms // 1000
+            first, memory = Window(ms=ms, dirtied_bytes=dirtied, error_bytes=dirtied // 10), sample.sent_bytes
+        return replace(self, rates=rates, iteration=sample.iteration, first=first, memory_bytes=memory)
+
+    def correct(self, seen: Seen) -> Seen:
+        """What was measured before, with what is seen now in its place."""
+        path, touched, windows = seen.path, seen.touched, seen.windows
+        if len(self.rates) >= RATES_NEEDED:
+            likely = round(statistics.median(self.rates))
+            path = Path(bps=Range(low=likely * 96 // 100, likely=likely, high=likely * 104 // 100), how="seen now")
+        if self.first is not None:
+            windows = (*(one for one in windows if one.ms < self.first.ms), self.first)
+            low, high = self.memory_bytes * 95 // 100, self.memory_bytes
+            of_bytes = touched.of_bytes if touched is not None else 0
+            touched = Touched(bytes=Range(low=low, likely=self.memory_bytes, high=high), how="sent now", of_bytes=of_bytes)
+        return replace(seen, path=path, touched=touched, windows=windows)
