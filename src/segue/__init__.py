@@ -5,10 +5,11 @@
     outcome = await segue.migrate("web1", "beta")                       # names from segue.toml
     outcome = await segue.migrate("web1", "qemu+ssh://beta/system", source="qemu:///system")
 
-    migration = segue.migrate("web1", "beta", max_downtime_ms=100)
+    migration = segue.migrate("web1", "beta", limits=segue.Limits(max_downtime_ms=100))
     async for event in migration: ...                                   # State, Progress and Steered as they come
 
     seen = await segue.migrate("web1", "beta").check()                  # preflight alone: a Preflight with every Finding
+    _, outlook = await segue.migrate("web1", "beta").forecast()         # and what it would come to
 
 This is the library's front door; what is not in ``__all__`` may change at any time. Names are loaded when they are first used.
 """
