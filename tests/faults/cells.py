@@ -99,6 +99,14 @@ class Cell:
         return f"{self.path}: {self.fault} at {where}{' while cancelling' if self.turning_back else ''}"
 
     @property
+    def turned_at(self) -> str:
+        """The failpoint at which it is held while it is cancelled; empty: it is cancelled once memory flows.
+
+        A destination that has received ends by itself when its source cancels: Segue ends only one that still waits.
+        """
+        return f"{Action.LISTEN}.acted" if self.turning_back and self.failpoint.startswith(Action.END_DESTINATION) else ""
+
+    @property
     def may_kill_the_guest(self) -> bool:
         """Whether it does depends on when it happened to strike."""
         # libvirtd 9.0 that is started again ends an incoming guest whose finish it had not been asked for yet, also in post-copy.

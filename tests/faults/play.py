@@ -216,7 +216,9 @@ async def migrate(stage: Stage) -> None:
     """Begin it, let it come to its moment, strike, and wait until the process is gone or stands still."""
     cell = stage.cell
     held = "" if cell.moment is None else HELD[cell.path].get(cell.moment, "")
-    failpoint = f"{cell.failpoint}=kill" if cell.failpoint else f"{held}=hold:{stage.hold}" if held else ""
+    points = [f"{cell.failpoint}=kill"] if cell.failpoint else []
+    if held or cell.turned_at:
+        points.append(f"{held or cell.turned_at}=hold:{stage.hold}")
     words = [stage.name, stage.destination, "--control", cell.path.control, "--max-downtime", "400ms"]
     if cell.turning_back or cell.moment in (Moment.PERFORM, Moment.POSTCOPY):
         words += ["--bandwidth", SLOW]
@@ -224,7 +226,10 @@ async def migrate(stage: Stage) -> None:
         words += ["--postcopy"]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *stage.argv("migrate", *words, "--json", failpoint=failpoint), stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe
+        *stage.argv("migrate", *words, "--json", failpoint=",".join(points)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
     )
     mending: asyncio.Task[None] | None = None
     reading = asyncio.create_task(read(stage, process))
@@ -240,6 +245,10 @@ async def migrate(stage: Stage) -> None:
                     raise AssertionError(f"it had ended before that moment: {stage.outcome} {stage.stderr}")
                 await stage.strike(process)
                 mending = asyncio.create_task(stage.mend())
+                stage.hold.unlink(missing_ok=True)
+            elif cell.turned_at:
+                await until(lambda: reading.done() or stage.hold.exists())
+                process.send_signal(signal.SIGINT)
                 stage.hold.unlink(missing_ok=True)
             elif cell.turning_back:
                 await seen(stage, reading, lambda sample: sample["sent_bytes"] > 0)

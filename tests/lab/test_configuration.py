@@ -229,12 +229,12 @@ def test_a_disk_that_has_another_name_on_the_destination(lab: Lab, start_guest: 
     start_guest(GuestSpec(name=NAME, host="alpha", kind="qemu", local="raw"))
     here, other = guests.local_disk(NAME), f"{guests.local_disk(NAME)}.elsewhere"
     refused = moved(lab, "beta", "--set", f"disk.{here}={other}")
-    assert refused.status == 1, refused.stderr
+    assert refused.status == 3, refused.stderr
     assert homes(lab, NAME) == ["alpha"]
     os.link(lab.host_path("alpha", here), lab.host_path("beta", other))
     ended = moved(lab, "beta", "--set", f"disk.{here}={other}")
     assert ended.status == 0, ended.stderr
+    unknown = moved(lab, "alpha", "--set", f"disk.{other}={here}", "--set", "disk.vdz=/nowhere")
+    assert (unknown.status, f"disk.{other}" in unknown.stderr) == (1, True), unknown.stderr
     assert moved(lab, "alpha", "--set", f"disk.{other}={here}").status == 0
-    unknown = moved(lab, "beta", "--set", "disk.vdz=/nowhere")
-    assert (unknown.status, f"disk.{here}" in unknown.stderr) == (1, True), unknown.stderr
     lab.host_path("beta", other).unlink()

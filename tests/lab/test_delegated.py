@@ -75,5 +75,5 @@ def test_detached_its_id_is_known_there(lab: Lab, guest: LabGuest) -> None:
 
 def test_what_the_source_refuses_is_told(lab: Lab, guest: LabGuest) -> None:
     ended = asyncio.run(segue_migrate(lab, guest.name, "beta", *P2P, "--transport", "tls"))
-    assert ended.status == 1
+    assert ended.status == 3
     assert homes(lab, guest.name) == ["alpha"]
