@@ -144,11 +144,11 @@ def test_ctrl_c_leaves_the_guest_where_it_was_and_nothing_on_the_destination(
     assert not lab.host_path("beta", f"/run/segue-guests/{guest.name}.qmp").exists()
 
 
-def test_a_deadline_that_passes_leaves_the_guest_on_the_source(lab: Lab, start_guest: Start) -> None:
+def test_a_deadline_that_cannot_be_kept_leaves_the_guest_on_the_source(lab: Lab, start_guest: Start) -> None:
     guest = start_guest(GuestSpec(name="slow", host="alpha", kind="qemu", touch_bytes=96 * units.MIB))
     ended, report = watched(lab, guest.name, "beta", "--bandwidth", "8MiB/s", "--within", "2s")
     assert ended.status == 1
-    assert "not done within 2.00 s" in ended.outcome["error"]
+    assert ended.outcome["error"].startswith("Given up: pre-copy takes "), ended.outcome  # known long before it has passed
     assert ended.outcome["owner"] == "alpha"
     assert report.clean, report
     assert homes(lab, guest.name) == ["alpha"]

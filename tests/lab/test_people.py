@@ -15,16 +15,15 @@ from tests.lab.test_moves import homes, watched
 pytestmark = pytest.mark.lab
 
 NAME = "desk"
-DESK = tuple(part for part in PARTS if part != "pc")
+DESK = tuple(part for part in PARTS if part not in ("pc", "uefi"))  # under emulation UEFI's own start takes 20 s to minutes
 SEEN = {
-    "uefi": "OVMF_CODE_4M",
     "cdrom": "device='cdrom'",
     "usb": "<input type='tablet' bus='usb'",
     "agent": "org.qemu.guest_agent.0",
     "vnc": "<graphics type='vnc'",
     "spice": "<graphics type='spice'",
     "nics": "e1000e",
-    "chain": "<format type='raw'/>",
+    "chain": "desk.qcow2'",
     "tpm": "<tpm model='tpm-crb'>",
 }
 
@@ -40,4 +39,3 @@ def test_a_desktop_with_everything_goes_there_and_back(lab: Lab, start_guest: Ca
         running = virsh(lab, there, "dumpxml", NAME)
         assert [part for part, sign in SEEN.items() if sign not in running] == []
         assert "mode='host-model'" in virsh(lab, there, "dumpxml", NAME, "--inactive")
-        assert lab.host_path(there, f"/var/lib/libvirt/qemu/nvram/{NAME}.fd").stat().st_size == 540_672

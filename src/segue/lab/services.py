@@ -41,6 +41,16 @@ dynamic_ownership = 0
 cgroup_controllers = []
 namespaces = []
 stdio_handler = "file"
+swtpm_user = "root"
+swtpm_group = "root"
+"""
+
+# A host's own CA for TPMs: the machine's may belong to somebody else, and is not ours to write to.
+_SWTPM: Final = """\
+statedir = /var/lib/libvirt/swtpm-localca
+signingkey = /var/lib/libvirt/swtpm-localca/signkey.pem
+issuercert = /var/lib/libvirt/swtpm-localca/issuercert.pem
+certserial = /var/lib/libvirt/swtpm-localca/certserial
 """
 
 _SSHD: Final = """\
@@ -124,6 +134,7 @@ def write_host(layout: Layout, host: str, hosts: Iterable[str]) -> None:
         "resolv.conf": "",
         "libvirt/libvirtd.conf": _LIBVIRTD.format(uuid=uuid.uuid4()),
         "libvirt/qemu.conf": _QEMU,
+        "swtpm-localca.conf": _SWTPM,
         "qemu/bridge.conf": "allow br0\n",
         "ssh/sshd_config": _SSHD.format(environment=" ".join(f'"{one}"' for one in logged_in)),
         "ssh/ssh_config": _SSH.format(key=layout.client_key, known_hosts=layout.known_hosts),
