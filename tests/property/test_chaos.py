@@ -8,7 +8,6 @@ they never go on from a moment on. A step is one moment of a leader (`failpoints
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import secrets
 from collections.abc import Iterator
@@ -59,6 +58,9 @@ class Chaos:
         self.killed = False
         self.acting = False
         self.unwritten: list[str] = []
+        self.stands = asyncio.Event()
+        """Set whenever a leader comes to stand still."""
+        self.standing: set[asyncio.Task[object] | None] = set()
 
     # what a leader passes on its way
 
@@ -71,7 +73,11 @@ class Chaos:
                 self.countdown = None
                 wake = asyncio.Event()
                 (self.fenced if name.endswith(".intended") else self.asleep).append(wake)
+                self.stands.set()
+                me = asyncio.current_task()
+                self.standing.add(me)
                 await wake.wait()
+                self.standing.discard(me)
                 return
         self.acting = name.endswith(".intended")
 
@@ -98,22 +104,25 @@ class Chaos:
 
     async def until_it_stands_still(self, task: asyncio.Task[Outcome]) -> None:
         """Until it ended, or sleeps."""
-        async with asyncio.timeout(60):
-            asleep = len(self.asleep + self.fenced)
-            while not task.done() and len(self.asleep + self.fenced) == asleep:  # noqa: ASYNC110  # it gives way, and waits for nothing
-                await asyncio.sleep(0)
+        self.stands.clear()
+        await self.stand_or_end(task, deadline_s=60)
+        assert task.done() or self.stands.is_set()
+
+    async def stand_or_end(self, task: asyncio.Task[Outcome], *, deadline_s: float) -> None:
+        standing = asyncio.create_task(self.stands.wait())
+        await asyncio.wait({task, standing}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+        standing.cancel()
 
     async def wake(self) -> None:
         """A leader that stood still goes on as if nothing had been: it must not act when another has taken over."""
         if self.asleep:
+            self.stands.clear()
             self.asleep.pop().set()
             await asyncio.gather(*(self.settle(task) for task in self.leading))
 
     async def settle(self, task: asyncio.Task[Outcome]) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                while not task.done() and not self.asleep:  # noqa: ASYNC110  # same
-                    await asyncio.sleep(0)
+        if not self.asleep and task not in self.standing:
+            await self.stand_or_end(task, deadline_s=1)
 
     def kill(self, host: str) -> None:
         """A QEMU dies; when it was the guest's only whole copy, so does the guest."""
