@@ -110,7 +110,7 @@ def test_too_late_to_cancel(lab: Lab, guest: LabGuest) -> None:
 
 
 def test_whoever_leads_dies_and_recovery_settles_it_in_a_moment(lab: Lab, guest: LabGuest) -> None:
-    migration = detached(lab, guest.name, "--bandwidth", "4MiB/s")
+    migration = detached(lab, guest.name, "--bandwidth", "8MiB/s", "--max-downtime", "1s")
     sending(lab, migration)
     leader = record(lab, migration)["lease"]["holder"]["pid"]
     dry = segue(lab, "recover", migration)

@@ -125,13 +125,17 @@ class Chaos:
             await self.stand_or_end(task, deadline_s=1)
 
     def kill(self, host: str) -> None:
-        """A QEMU dies; when it was the guest's only whole copy, so does the guest."""
+        """A QEMU dies; when it was the guest's only whole copy, so does the guest.
+
+        One that was told to run, and died before anybody saw whether it did, may have been that: it counts as that.
+        """
         shown = self.guest.copies.get(host)
         if shown is None or shown is Sighting.ABSENT:
             return
         other = self.guest.copies.get("beta" if host == "alpha" else "alpha")
         whole_elsewhere = other in RAN or (other in (Sighting.POSTMIGRATE, Sighting.SWITCHOVER) and shown not in RAN)
-        self.killed = self.killed or not (shown is Sighting.INCOMING or whole_elsewhere)
+        told = host == "beta" and shown is Sighting.SWITCHOVER and self.store.load(self.id).told_to_run
+        self.killed = self.killed or told or not (shown is Sighting.INCOMING or whole_elsewhere)
         self.world.show(self.guest.name, host, Sighting.ABSENT)
 
     async def heal_and_recover(self) -> Record:

@@ -17,7 +17,7 @@ import pytest
 from segue import units
 from segue.core.model import DriverKind, HostAddress, Limits, MigrationSpec, OutcomeKind, Progress
 from segue.core.phases import State
-from segue.core.policy import Decision
+from segue.core.policy import Decision, Policy
 from segue.core.record import Record
 from segue.drivers.simulated import SimGuest, SimulatedDriver, World, driver
 from segue.engine.journal import PATIENCE_S
@@ -63,7 +63,15 @@ async def test_nothing_waits_for_it(place: str, postgresql: Server, monkeypatch:
     world.add(SimGuest(name="web", working_set_bytes=200 * units.MIB, write_bps=400 * units.MIB), "alpha")
     hosts = [HostAddress(name=host, uri=f"sim://{host}", driver=DriverKind.SIMULATED) for host in ("alpha", "beta")]
     limits = Limits(bandwidth_bps=units.MIB, within_ms=40_000)  # 400 samples, 8 s, then the decision to give up
-    spec = MigrationSpec(id="stall", guest="web", source="alpha", destination="beta", driver=DriverKind.SIMULATED, limits=limits)
+    spec = MigrationSpec(
+        id="stall",
+        guest="web",
+        source="alpha",
+        destination="beta",
+        driver=DriverKind.SIMULATED,
+        limits=limits,
+        policy=Policy(name="none"),  # Segue's own would give up at once: that deadline cannot be kept
+    )
     record = Record(spec=spec, source=hosts[0], destination=hosts[1], created_at_ms=1)
     store.create(record)
     seen: list[tuple[float, Event]] = []
