@@ -169,7 +169,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The world does not change by waiting, and a lease that another holds is always one whose holder is dead."""
-    for name in ("PROOF_DEADLINE_MS", "LEFTOVERS_DEADLINE_MS", "PROOF_PAUSE_S", "RECONNECT_PAUSE_MS"):
+    for name in ("PROOF_DEADLINE_MS", "SEEN_DEADLINE_MS", "LEFTOVERS_DEADLINE_MS", "PROOF_PAUSE_S", "RECONNECT_PAUSE_MS"):
         monkeypatch.setattr(runner, name, 0)
     monkeypatch.setattr(journal, "POLL_S", 0.001)
     # Leases are taken here from leaders that live: they must not act on the strength of one that has not run out.
