@@ -25,7 +25,8 @@ def recover(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look, and say what would be done.")] = False,
     discard: Annotated[
-        bool, typer.Option("--discard", help="End what is left of a guest that is lost, so that it can be started from its disk.")
+        bool,
+        typer.Option("--discard", help="End what is left of a guest that is lost, or whose post-copy stays broken."),
     ] = False,
     sweep: Annotated[
         bool,

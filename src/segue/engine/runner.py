@@ -281,7 +281,8 @@ class Runner:
             raise
         except SegueError as error:
             verdict = await self._look()
-            if verdict.owner is Owner.NOBODY:  # one side is gone, and with it what only it had
+            # One side is gone, and with it what only it had; or a person has given the guest up, unless this try had helped it.
+            if verdict.owner is Owner.NOBODY or self._discard:
                 raise error from None
             if error.message != self._no_connection:
                 self._no_connection = error.message
@@ -475,7 +476,7 @@ class Runner:
             Remedy.RELEASE_SOURCE: self._finish_and_confirm,
         }
         if self._discard:
-            remedies[Remedy.DISCARD] = self._end_remains
+            remedies[Remedy.DISCARD] = remedies[Remedy.RECONNECT] = self._end_remains
         return remedies
 
     async def _finish_and_confirm(self) -> None:

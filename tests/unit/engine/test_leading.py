@@ -14,7 +14,7 @@ import pytest
 
 from segue import units
 from segue.core.evidence import Sighting
-from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, OnMiss, Outcome, OutcomeKind
+from segue.core.model import Control, DriverKind, HostAddress, JobStatus, Limits, MigrationSpec, OnMiss, Outcome, OutcomeKind
 from segue.core.phases import PHASES, State
 from segue.core.ports import Store
 from segue.core.record import Action, Holder, Record, Step, Transition, Wishes
@@ -316,6 +316,36 @@ async def test_what_arrived_by_another_way_than_confirm_is_confirmed_too(store: 
     scene.world.broken.clear()
     again = await recovery.recover(store, scene.written, lambda _: scene.driver, report=scene.events.append)
     assert (again.outcome, again.error, scene.written.settled) == (OutcomeKind.MOVED, "", True)
+
+
+async def test_a_person_may_give_up_a_post_copy_that_cannot_be_connected_again(store: Store) -> None:
+    scene = Scene(store, postcopy=True, bandwidth_bps=512 * units.KIB)
+    halted = asyncio.Event()
+
+    async def reach(name: str) -> None:
+        if name == "perform.entered":
+            store.wish(scene.record.id, Wishes(postcopy_now=True))
+            await asyncio.sleep(3 * POLL_S)
+        if name == "postcopy.entered" and not halted.is_set():
+            scene.world.cut = True
+            halted.set()
+            await asyncio.Event().wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(failpoints, "reach", reach)
+        leading = asyncio.create_task(scene.run())
+        async with asyncio.timeout(10):
+            await halted.wait()
+            await until_written(scene, State.POSTCOPY)
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+        assert scene.guest.job
+        scene.guest.job.status = JobStatus.POSTCOPY_PAUSED
+        scene.world.show("web", "alpha", Sighting.POSTCOPY_PAUSED)
+        async with asyncio.timeout(10):
+            outcome = await scene.leader().take_up(discard=True)
+    assert (outcome.outcome, outcome.owner) == (OutcomeKind.FAILED, "")
+    assert scene.guest.copies == {}
 
 
 async def test_who_comes_second_to_recover_finds_it_done(store: Store) -> None:
