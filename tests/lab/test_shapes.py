@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,15 @@ from tests.shapes.shapes import CHANGED, DAEMON, MULTIFD, NOBODY, PLUGGED, POSTC
 
 pytestmark = pytest.mark.lab
 
-SLICE = [(CHANGED, TLS_PSK), (PLUGGED, POSTCOPY), (DAEMON, MULTIFD), (NOBODY, SSH)]
+
+def with_one_cpu(shape: Shape) -> Shape:
+    """The same with one CPU: with several, emulation loses a guest now and then (docs/guide/bare-qemu.md, "What was seen")."""
+    words = list(shape.words)
+    words[words.index("-smp") + 1] = "1"
+    return replace(shape, words=tuple(words))
+
+
+SLICE = [(with_one_cpu(CHANGED), TLS_PSK), (PLUGGED, POSTCOPY), (with_one_cpu(DAEMON), MULTIFD), (NOBODY, SSH)]
 
 
 @pytest.mark.parametrize(("shape", "way"), SLICE, ids=lambda one: one.title)

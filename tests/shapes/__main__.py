@@ -51,8 +51,8 @@ the longest in which a client on the network had no answer. The machine was busy
 TAIL = """
 The keys in `/etc/pki/qemu` belong to the user of *nobody* here: whoever runs QEMU must be able to read them.
 
-Guests with four CPUs were seen to stop after a move in earlier runs. So they do without Segue: QEMU's emulation of several CPUs
-does not always survive a move on a busy machine ([what was seen](../guide/bare-qemu.md#what-was-seen)).
+Guests with four CPUs were seen to stop after a move in earlier runs. In one run of the shortest script, without Segue, one did
+so, too: QEMU's emulation of several CPUs is suspected ([what was seen](../guide/bare-qemu.md#what-was-seen)).
 
 Post-copy needs userfaultfd on the destination, which kernels keep for root unless `vm.unprivileged_userfaultfd` is 1: a QEMU of
 another user is refused before a byte moves, with that reason, and goes on where it is.
