@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from segue.core.causes import Quote
-from segue.core.downtime import Client, Gap, Moments
-from segue.core.evidence import Evidence
-from segue.core.measured import Touched, Window
-from segue.core.mends import Mend, Mended
-from segue.core.model import Guest, HostAddress, HostFacts, MigrationSpec, Progress
-from segue.core.preflight.facts import Offer, Parts, Standing
-from segue.core.record import Action, Change, Holder, Lease, Record, Sample, Settings, Story, Wishes
+if TYPE_CHECKING:  # only words of promises: whoever imports them pays for none of what they speak of
+    from segue.core.causes import Quote
+    from segue.core.downtime import Client, Gap, Moments
+    from segue.core.evidence import Evidence
+    from segue.core.measured import Touched, Window
+    from segue.core.mends import Mend, Mended
+    from segue.core.model import Guest, HostAddress, HostFacts, MigrationSpec, Progress
+    from segue.core.preflight.facts import Offer, Parts, Standing
+    from segue.core.record import Action, Change, Holder, Lease, Record, Sample, Settings, Story, Wishes
 
 
 class Attempt(Protocol):
