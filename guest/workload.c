@@ -37,7 +37,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PORT = 7007, TICK_MS = 10, RECORD_MS = 50, TELL_MS = 200, BATCH_MS = 5, PAGE = 4096, SECTOR = 512 };
+enum { PORT = 7007, TICK_MS = 10, RECORD_MS = 50, TELL_MS = 200, BATCH_MS = 5, PULSE_MS = 2, PAGE = 4096, SECTOR = 512 };
 static const size_t MIB = 1 << 20;
 
 static char boot[9];
@@ -279,6 +279,23 @@ static void *tell_time(void *unused)
     }
 }
 
+/* --- where there are several CPUs, each goes through user space again and again */
+
+/* Under emulation QEMU before 9.0 forgets what a migrating guest's CPU writes until its TLB is next emptied (src/segue/lab/kernel.py). One that
+ * idles in the kernel does not empty it for long; guests stopped when what it wrote of the kernel's own had not come along. */
+static void *pulse(void *cpu)
+{
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    CPU_SET((uintptr_t)cpu, &own);
+    sched_setaffinity(0, sizeof own, &own);
+    struct timespec next;
+    clock_gettime(CLOCK_MONOTONIC, &next);
+    for (;;)
+        wait_next(&next, PULSE_MS);
+    return NULL;
+}
+
 static void choose_boot_id(void)
 {
     uint64_t seed = 0;
@@ -316,6 +333,8 @@ int main(int count, char **words)
     start(echo, words[1]);
     start(write_disk, NULL);
     start(tell_time, NULL);
+    for (long cpu = 0, cpus = sysconf(_SC_NPROCESSORS_ONLN); cpus > 1 && cpu < cpus; cpu++)
+        start(pulse, (void *)cpu);
     write_memory(&memory);
     for (;;)
         pause();

@@ -66,7 +66,7 @@ class Boxes:
         return self.root / "private"
 
     def start(self, words: Sequence[str], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-        """Start a QEMU on alpha and go on when its monitor listens."""
+        """Start a QEMU on alpha; its monitor listens a moment later."""
         shell = self.alpha.shell
         assert isinstance(shell, BoxShell)
         full = [*shell.enter(), "sh", "-c", 'cd -- "$1"; PWD=$1; export PWD; shift; setsid "$@" >log 2>&1 </dev/null & ', "sh"]

@@ -43,10 +43,12 @@ class FakeShell:
         self._faults = faults
         self._words: Sequence[str] = WORDS
         self._pid = 100
+        self.log = b""
         self._scripts: dict[str, Handler] = {
             processes._LIST: self._list,
             processes._START: self._start,
             processes._SEE_GONE: self._see_gone,
+            processes._LAST_WORDS: self._last_words,
             files._LOOK: self._look,
         }
 
@@ -80,6 +82,9 @@ class FakeShell:
         self._qemu.faults = self._faults
         await self.serve(monitor)
         return Completed(status=0, stdout=f"{self._pid}\n{self._stat()}".encode(), stderr=b"")
+
+    async def _last_words(self, _: Sequence[str]) -> Completed:
+        return Completed(status=0, stdout=self.log, stderr=b"")
 
     async def _see_gone(self, words: Sequence[str]) -> Completed:
         """Waits, and kills what stays."""

@@ -26,7 +26,12 @@ class Wire:
 
     @classmethod
     async def open(cls, path: str) -> Self:
-        return cls(*await asyncio.open_unix_connection(path, limit=1 << 24))
+        """Connect; between bind and listen a socket is there and refuses."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                with contextlib.suppress(ConnectionRefusedError):
+                    return cls(*await asyncio.open_unix_connection(path, limit=1 << 24))
+                await asyncio.sleep(0.01)
 
     async def receive(self) -> Json | None:
         """The next line; none when the other end has closed."""

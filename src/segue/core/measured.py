@@ -54,14 +54,18 @@ class Window:
         ms: how long it was.
         dirtied_bytes: of memory, each page counted once: D(T).
         error_bytes: that may be off by so much (two standard deviations of the sampling).
+        busy_percent: what the guest used meanwhile of one CPU's time, all of its CPUs together; ``None``: nobody looked.
     """
 
     ms: int
     dirtied_bytes: int
     error_bytes: int = 0
+    busy_percent: int | None = None
 
 
-def sampled(mib_per_second: object, *, seconds: int, per_gib: int, memory_bytes: int | None) -> Window:
+def sampled(
+    mib_per_second: object, *, seconds: int, per_gib: int, memory_bytes: int | None, busy_percent: int | None = None
+) -> Window:
     """A window from what QEMU says after sampling pages, with the error of a sample (binomial, two deviations) and of rounding.
 
     Args:
@@ -69,13 +73,19 @@ def sampled(mib_per_second: object, *, seconds: int, per_gib: int, memory_bytes:
         seconds: how long the window was.
         per_gib: so many pages of each GiB were looked at.
         memory_bytes: of the guest; ``None`` where it is not known.
+        busy_percent: as in `Window`.
     """
     rate = mib_per_second if isinstance(mib_per_second, int) and mib_per_second >= 0 else 0
     dirty = round((rate + 0.5) * units.MIB * seconds) if rate else 0  # it cuts off what is less than 1 MiB/s
     hits = dirty * per_gib / units.GIB
     share = min(1.0, dirty / memory_bytes) if memory_bytes else 0.0
     error = 2 * dirty * math.sqrt((1 - share) / hits) if hits else 0.0
-    return Window(ms=seconds * 1000, dirtied_bytes=dirty, error_bytes=round(error + units.MIB * seconds / 2))
+    return Window(
+        ms=seconds * 1000,
+        dirtied_bytes=dirty,
+        error_bytes=round(error + units.MIB * seconds / 2),
+        busy_percent=busy_percent,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +119,11 @@ class Path:
 
     bps: Range
     how: str
+
+
+def tried(bps: int, ms: int) -> Path:
+    """A way that was tried for a moment: another moment may be worse by a third, and a burst made it look better than it is."""
+    return Path(bps=Range(low=bps * 2 // 3, likely=bps, high=bps * 105 // 100), how=f"tried for {units.format_duration_ms(ms)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,8 +184,8 @@ class Live:
             return replace(self, began_ms=sample.elapsed_ms, iteration=sample.iteration)
         rates = (*self.rates, sample.throughput_bps)[-RATES_KEPT:] if sample.throughput_bps else self.rates
         first, memory = self.first, self.memory_bytes
-        if self.iteration == 1 < sample.iteration and sample.dirty_bps:
-            ms = sample.elapsed_ms - self.began_ms
+        ms = sample.elapsed_ms - self.began_ms
+        if self.iteration == 1 < sample.iteration and sample.dirty_bps and ms > 0:
             dirtied = sample.dirty_bps * ms // 1000
             first, memory = Window(ms=ms, dirtied_bytes=dirtied, error_bytes=dirtied // 10), sample.sent_bytes
         return replace(self, rates=rates, iteration=sample.iteration, first=first, memory_bytes=memory)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from segue import units
 from segue.errors import LabError
 from segue.lab.layout import STORAGE
 
@@ -18,20 +19,25 @@ class Part:
     """Something that a guest has besides.
 
     Attributes:
-        devices: XML between the devices; ``{other_mac}``, ``{file}`` (one that every host sees) and ``{chain}`` are filled in.
+        devices: XML between the devices; ``{other_mac}``, ``{file}`` (one that every host sees), ``{chain}`` and
+            ``{nbd}`` are filled in.
         os: XML below ``os``; ``{name}`` is filled in.
         cpu: in place of the plain one.
         machine: the same.
+        memory: XML beside the memory's size.
         usb: it needs a USB controller.
         chain: it needs a qcow2 on the lab's storage, over a raw file.
+        nbd: it needs a port of the lab's storage on which a raw file is served over NBD.
     """
 
     devices: str = ""
     os: str = ""
     cpu: str = ""
     machine: str = ""
+    memory: str = ""
     usb: bool = False
     chain: bool = False
+    nbd: bool = False
 
 
 PARTS: Final = {
@@ -41,6 +47,7 @@ PARTS: Final = {
         "<nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>/var/lib/libvirt/qemu/nvram/{name}.fd</nvram>"
     ),
     "host-model": Part(cpu="<cpu mode='host-model' check='partial'/>"),
+    "huge-pages": Part(memory="<memoryBacking><hugepages/></memoryBacking>"),
     "cdrom": Part(
         devices="<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{file}'/>"
         "<target dev='sdc' bus='sata'/><readonly/></disk>"
@@ -68,14 +75,20 @@ PARTS: Final = {
         f"<source protocol='nfs' name='{{chain}}'><host name='{STORAGE}'/></source><target dev='vdb' bus='virtio'/></disk>",
         chain=True,
     ),
+    "nbd": Part(
+        devices="<disk type='network' device='disk'><driver name='qemu' type='raw' cache='none'/>"
+        f"<source protocol='nbd'><host name='{STORAGE}' port='{{nbd}}'/></source><target dev='vdc' bus='virtio'/></disk>",
+        nbd=True,
+    ),
     "tpm": Part(devices="<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"),
 }
 """By their names."""
 
 _DOMAIN: Final = """\
-<domain type='{type}'>
+<domain type='{type}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name>
   <memory unit='b'>{memory}</memory>
+  {backing}
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='{machine}'>hvm</type>
@@ -105,6 +118,7 @@ _DOMAIN: Final = """\
     {devices}
     <memballoon model='none'/>
   </devices>
+  {words}
 </domain>
 """
 _CPU: Final = "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model></cpu>"
@@ -129,7 +143,17 @@ def parts(names: Sequence[str]) -> tuple[Part, ...]:
     return tuple(PARTS[name] for name in names)
 
 
-def xml(names: Sequence[str], *, name: str, mac: str, file: str, chain: str, **plain: object) -> str:
+def of_size(memory_bytes: int) -> str:
+    """XML that gives a guest memory of any size; libvirt itself gives it whole MiB (qemuDomainAlignMemorySizes)."""
+    words = [
+        *("-object", f"memory-backend-ram,id=odd.ram,size={memory_bytes}"),
+        *("-machine", "memory-backend=odd.ram", "-m", f"{memory_bytes // units.KIB}k"),
+    ]
+    args = "".join(f"<qemu:arg value='{word}'/>" for word in words)
+    return f"<qemu:commandline>{args}</qemu:commandline>"
+
+
+def xml(names: Sequence[str], *, name: str, mac: str, file: str, chain: str, nbd: int, **plain: object) -> str:
     """A guest's definition.
 
     Args:
@@ -138,6 +162,7 @@ def xml(names: Sequence[str], *, name: str, mac: str, file: str, chain: str, **p
         mac: its first NIC's.
         file: a file that every host sees.
         chain: the topmost file of its qcow2, where it has one.
+        nbd: the port of its disk over NBD, where it has one.
         plain: what else the plain guest is made of.
     """
     chosen = parts(names)
@@ -151,8 +176,9 @@ def xml(names: Sequence[str], *, name: str, mac: str, file: str, chain: str, **p
         mac=mac,
         machine=one([part.machine for part in chosen], "q35"),
         cpu=one([part.cpu for part in chosen], _CPU),
+        backing="".join(part.memory for part in chosen),
         os="".join(part.os.format(name=name) for part in chosen),
         usb="qemu-xhci" if any(part.usb for part in chosen) else "none",
-        devices="".join(part.devices.format(other_mac=other_mac, file=file, chain=chain) for part in chosen),
+        devices="".join(part.devices.format(other_mac=other_mac, file=file, chain=chain, nbd=nbd) for part in chosen),
         **plain,
     )

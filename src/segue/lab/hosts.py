@@ -34,6 +34,11 @@ set -eu
 pipe=$1; root=$2; shift 2
 hostname "$(cat "$root/etc/hostname")"
 for path; do mount --bind "$root$path" "$path"; done
+if grep -qw hugetlbfs /proc/filesystems; then
+  umount --all --types hugetlbfs # the machine's own: two libvirtds would make the same directories there
+  mkdir -p /run/hugepages
+  mount -t hugetlbfs hugetlbfs /run/hugepages
+fi
 echo ready >&"$pipe"
 exec {pipe}>&-
 exec tini -s -- sleep infinity
