@@ -86,6 +86,19 @@ def test_a_blocked_migration_port_is_found_with_the_rule_and_the_command_that_op
             sh(lab, "beta", command.replace("-I", "-D"))
 
 
+def test_a_way_between_two_hosts_on_which_everything_vanishes(lab: Lab, inside: Inside, hosts: Hosts) -> None:
+    with rule(lab, "-s 10.77.0.11 -j DROP"):
+        found = cells(inside, hosts)
+    ways = {Way.TCP, Way.P2P, Way.DATA}
+    assert bad(found) == {(source, way) for source in ("alpha", "beta") for way in ways} | {("alpha", Way.FIREWALL)}
+    for source in ("alpha", "beta"):
+        for way in (Way.TCP, Way.P2P):
+            assert found[source, way].text.startswith("No answer from libvirt's daemon"), found[source, way]
+            assert "let the daemon's port through" in found[source, way].fix
+        assert "no answer within" in found[source, Way.DATA].text
+    assert "iptables -I INPUT" in found["alpha", Way.DATA].fix
+
+
 def test_a_daemon_that_is_not_there_is_red_for_whoever_needs_it_and_only_there(lab: Lab, inside: Inside, hosts: Hosts) -> None:
     sh(lab, "beta", "kill -KILL $(pidof libvirtd)")
     try:

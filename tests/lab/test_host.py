@@ -96,7 +96,7 @@ def test_a_host_is_shown_asked_prepared_verified_and_put_back(lab: Lab, untouche
     again = segue(lab, "prepare", "alpha", "--yes")
     assert "nothing is to be changed" in again.stderr
     segue(lab, "undo", "alpha", "--yes")
-    assert "nothing to take back" in segue(lab, "undo", "alpha", "--yes", status=3).stderr
+    assert "nothing to take back" in segue(lab, "undo", "alpha", status=3).stderr
 
 
 @pytest.mark.usefixtures("untouched")

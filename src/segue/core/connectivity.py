@@ -419,15 +419,22 @@ def _mtu(pair: Pair) -> _Found:
     return State.OK, f"{path}", ""
 
 
+def carried_bps(sent: Sent) -> tuple[int | None, str]:
+    """What the way carried, in bytes per second; ``None`` and the reason where that was not to be seen."""
+    if not sent.took_ms or not sent.sent_bytes:
+        return None, (sent.reply.said or "no data was sent").rstrip(".")
+    if sent.took_ms < sent.rtt_ms * ROUND_TRIPS:
+        return None, f"the way takes {sent.rtt_ms} ms: in {sent.took_ms} ms a connection does not come up to speed there"
+    return sent.sent_bytes * 1000 // sent.took_ms, ""
+
+
 def _speed(pair: Pair) -> _Found:
     sent = pair.sent
-    if sent is None or not sent.took_ms or not sent.sent_bytes:
-        why = pair.unsent or (sent.reply.said if sent is not None else "") or "no data was sent"
-        return State.UNCHECKED, f"Could not be measured: {why.rstrip('.')}.", ""
-    if sent.took_ms < sent.rtt_ms * ROUND_TRIPS:
-        what = f"The way takes {sent.rtt_ms} ms: in {sent.took_ms} ms a connection does not come up to speed there."
-        return State.UNCHECKED, what, ""
-    bps = sent.sent_bytes * 1000 // sent.took_ms
+    if sent is None:
+        return State.UNCHECKED, f"Could not be measured: {(pair.unsent or 'no data was sent').rstrip('.')}.", ""
+    bps, why = carried_bps(sent)
+    if bps is None:
+        return State.UNCHECKED, f"Could not be measured: {pair.unsent.rstrip('.') or why}.", ""
     text = f"{units.format_rate(bps)} in {sent.took_ms} ms"
     if bps < SLOW_BPS:
         return (

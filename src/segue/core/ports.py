@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # only words of promises: whoever imports them pays for none 
     from segue.core.measured import Touched, Window
     from segue.core.mends import Mend, Mended
     from segue.core.model import Guest, HostAddress, HostFacts, MigrationSpec, Progress
-    from segue.core.preflight.facts import Offer, Parts, Standing
+    from segue.core.preflight.facts import Objection, Offer, Parts, Standing
     from segue.core.record import Action, Change, Holder, Lease, Record, Sample, Settings, Story, Wishes
 
 
@@ -176,6 +176,10 @@ class Hypervisor(Protocol):
         """What this host is."""
         ...
 
+    async def identity(self) -> str:
+        """What tells this host from every other, as in `HostFacts`; it costs less than all of them."""
+        ...
+
     async def guests(self) -> Sequence[Guest]:
         """Every guest of this kind on the host, running or not, in order of name.
 
@@ -187,11 +191,11 @@ class Hypervisor(Protocol):
         """What this host shows of the guest now. Never raises: an unreachable host is evidence too."""
         ...
 
-    async def refuse(self, spec: MigrationSpec, destination: Hypervisor) -> None:
-        """Refuse what these two hosts cannot do of what was asked. Called on the source; looks, and never acts.
+    async def objections(self, spec: MigrationSpec, destination: Hypervisor) -> Sequence[Objection]:
+        """All that these two hosts cannot do of what was asked, with what can be asked for instead. Called on the source.
 
         Raises:
-            RefusedError: in words, with what can be asked for instead.
+            HypervisorError: it cannot be seen.
         """
         ...
 

@@ -5,8 +5,8 @@ which one it is. What may live here: getting words and bytes to a host and back.
 """
 
 from segue.hosts.local import LocalShell
-from segue.hosts.reach import reach, way_in
+from segue.hosts.reach import load, reach, way_in
 from segue.hosts.shell import Completed, HostShell
 from segue.hosts.ssh import SshShell, SshTarget
 
-__all__ = ["Completed", "HostShell", "LocalShell", "SshShell", "SshTarget", "reach", "way_in"]
+__all__ = ["Completed", "HostShell", "LocalShell", "SshShell", "SshTarget", "load", "reach", "way_in"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from urllib.parse import unquote, urlsplit
 
 from segue.core.model import DriverKind, HostAddress
@@ -11,6 +13,32 @@ from segue.errors import UsageError
 from segue.hosts.local import LocalShell
 from segue.hosts.shell import HostShell
 from segue.hosts.ssh import SshShell, SshTarget
+
+
+def load(addresses: Sequence[HostAddress]) -> None:
+    """Load what it takes to reach them, before anybody waits for it."""
+    if any(urlsplit(address.uri).scheme == "qmp+ssh" for address in addresses):
+        with _no_compiler():
+            import_module("asyncssh")
+
+
+@contextlib.contextmanager
+def _no_compiler() -> Iterator[None]:
+    """Let libraries be looked for where ldconfig knows them, and nowhere else.
+
+    asyncssh looks for two that few machines have, and for each ctypes has a compiler and a linker try a program: 20 ms and more
+    of each migration, where there is one.
+    """
+    import ctypes.util
+
+    tried = {name: getattr(ctypes.util, name) for name in ("_findLib_gcc", "_findLib_ld") if hasattr(ctypes.util, name)}
+    try:
+        for name in tried:
+            setattr(ctypes.util, name, lambda _: None)
+        yield
+    finally:
+        for name, way in tried.items():
+            setattr(ctypes.util, name, way)
 
 
 async def reach(address: HostAddress, *, deadline_s: float) -> HostShell:

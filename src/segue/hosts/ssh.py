@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import shlex
@@ -251,6 +252,11 @@ def _unreachable(name: str, target: SshTarget, error: Exception, deadline_s: flo
             what, hint = f"no answer within {deadline_s:g} s", "Is the host up, and port 22 let through by the firewall?"
         case socket.gaierror():
             what, hint = "there is no such host", "Look for a typing error; otherwise add the name to DNS or /etc/hosts."
+        case OSError(errno=errno.EHOSTUNREACH | errno.ENETUNREACH):
+            what, hint = (
+                "there is no way to it",
+                f"Is the host up? 'ip route get {target.host}' shows the way.",
+            )
         case _:
             what, hint = str(error) or type(error).__name__, f"'ssh -v {target.host} true' shows more."
     return HostUnreachable(f"{name} cannot be reached by ssh at {there}: {what}.", host=name, hint=hint)

@@ -26,13 +26,13 @@ LOOK_S: Final = 6.0
 # $1: the address of the guest's data; $2: "libvirt", where its networks are to be listed; then names to look up.
 _LOOK: Final = r"""
 PATH=$PATH:/usr/sbin:/sbin
-echo "date $(date -u +%s.%N)"
+date -u '+date %s.%N'
 echo "user $(id -un)"
-echo "hostname $(hostname)"
+read -r hostname </proc/sys/kernel/hostname
+echo "hostname $hostname"
 address=$1 libvirt=$2; shift 2
-for name in "$(hostname)" "$@"; do
-    found=$(getent ahosts "$name" 2>/dev/null | while read -r one _; do echo "$one"; done)
-    echo "name $name $(echo "$found" | sort -u | tr '\n' ' ')"
+for name in "$hostname" "$@"; do
+    echo "name $name $(getent ahosts "$name" 2>/dev/null | while read -r one _; do printf '%s ' "$one"; done)"
 done
 resolved=$(getent ahosts "$address" 2>/dev/null | { read -r one _; echo "$one"; })
 address=${resolved:-$address}
@@ -42,13 +42,14 @@ while [ $# -gt 1 ]; do
     case $1 in dev) [ -n "$device" ] || device=$2 ;; src) echo "source $2" ;; esac
     shift
 done
-[ -z "$device" ] || echo "mtu $(cat "/sys/class/net/$device/mtu")"
+mtu() { read -r mtu <"/sys/class/net/$1/mtu" && printf '%s' "$mtu"; }
+[ -z "$device" ] || echo "mtu $(mtu "$device")"
 vlan() {
     while IFS=' |' read -r device number _; do [ "$device" != "$1" ] || printf ' %s' "$number"; done </proc/net/vlan/config
 }
 for link in /sys/class/net/*; do
     case ${link##*/} in lo | vnet* | tap*) continue ;; esac
-    printf 'link %s %s' "${link##*/}" "$(cat "$link/mtu")"
+    printf 'link %s ' "${link##*/}"; mtu "${link##*/}"
     if [ -r /proc/net/vlan/config ]; then
         for member in "$link"/brif/*; do [ ! -e "$member" ] || vlan "${member##*/}"; done
     fi
@@ -189,7 +190,7 @@ def read(host: str, text: str, *, before_s: float, after_s: float) -> _End:
         hostname=one("hostname"),
         user=one("user"),
         clock=Clock(ahead_ms=ahead_ms, error_ms=round((after_s - before_s) * 500) + 1) if one("date") else None,
-        addresses={rest[0]: tuple(rest[1:]) for rest in said.get("name", ()) if rest},
+        addresses={rest[0]: tuple(sorted(set(rest[1:]))) for rest in said.get("name", ()) if rest},
         mtu=int(one("mtu") or 0),
     )
     ground = Ground(

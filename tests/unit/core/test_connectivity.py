@@ -60,7 +60,7 @@ def test_a_healthy_pair_is_well_and_what_nobody_needs_is_not_wrong():
         ("authentication failed: Failed to verify peer's certificate", "does not believe the CA"),
         ("Certificate [session] owner does not match the hostname beta", "not for the name by which it was called: beta"),
         ("Cannot recv data: Permission denied (publickey).: Connection reset by peer", "ssh to beta does not let this user in"),
-        ("connection timed out: no answer within 6 s", "no answer within 6 s"),
+        ("connection timed out: no answer within 6 s", "No answer from libvirt's daemon of beta"),
     ],
 )
 def test_a_daemon_that_does_not_answer_is_told_in_words(said, named):

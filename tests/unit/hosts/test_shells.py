@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -311,3 +313,13 @@ def test_a_host_is_entered_as_its_bare_guests_are_or_by_ssh_to_its_libvirt(uris,
     found = way_in(addresses)
     assert (found.uri, found.driver, found.ssh_identity) == (way, DriverKind.QEMU, "k")
     ssh_target(found)
+
+
+def test_no_compiler_is_started_to_load_what_reaches_a_host(tmp_path: Path) -> None:
+    for name in ("gcc", "cc", "ld"):
+        (tmp_path / name).write_text('#!/bin/sh\n: >"$0.ran"\n', encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    script = "import sys; from segue.hosts import load; from segue.config import address_of; load([address_of(sys.argv[1])])"
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run([sys.executable, "-c", script, "qmp+ssh://h/"], env=environment, check=True, timeout=60)
+    assert list(tmp_path.glob("*.ran")) == []

@@ -168,8 +168,8 @@ class Preparation:
         able = {host: shell for host, shell in shells.items() if host not in without}
         return [finding for place in self._places for finding in await proofs.storage(self._host, able, place)]
 
-    async def undo(self) -> list[str]:
-        """Take back everything that was ever done here; what could not be, in words.
+    async def check_undo(self) -> None:
+        """See that there is something to take back, and that it may be.
 
         Raises:
             RefusedError: guests run there, and QEMU would be taken from under them; or there is nothing to take back.
@@ -182,6 +182,9 @@ class Preparation:
                 f"QEMU would be removed from {self._host}, and {count} run{'s' if count == 1 else ''} there.",
                 hint="Move what runs there away first: 'segue guests' lists it.",
             )
+
+    async def undo(self) -> list[str]:
+        """Take back everything that was ever done here, once `check_undo` let it; what could not be, in words."""
         return await self._carrier.take_back_all()
 
     # --- what is added to what was asked
