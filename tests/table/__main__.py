@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 
 from segue.lab import Lab, down, up
 from segue.units import parse_rate
-from tests.support.labs import lab_name
+from tests.support.labs import lab_name, to_its_end
 from tests.table.cells import Cell, refusals, ways
 from tests.table.play import Played, play, serve_tls, start_guests
 
@@ -93,7 +92,7 @@ def main() -> int:
     words = parser.parse_args()
     cells = [cell for cell in (*ways(), *refusals()) if words.only in str(cell)]
     cells.sort(key=lambda cell: not cell.persistent)
-    results = asyncio.run(_all(cells, lab_name("table"), write=not words.only))
+    results = to_its_end(_all(cells, lab_name("table"), write=not words.only))
     return int(any(played.wrong for _, played in results))
 
 

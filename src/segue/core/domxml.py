@@ -85,15 +85,16 @@ def changed(xml: str, overrides: Sequence[tuple[str, str]]) -> str:
             ``nic.N`` (from 0) and a bridge or network, ``graphics.TYPE`` and ``ADDRESS[:PORT]``.
 
     Raises:
-        Unsupported: there is no such part; the parts that there are, are named.
+        Unsupported: parts that are not there; those that there are, are named.
     """
     root = parsed(xml, "The guest's definition")
     parts = dict(_parts(root))
+    if missing := [part for part, _ in overrides if part not in parts]:
+        raise Unsupported(
+            f"The guest has no part {' and no part '.join(map(repr, missing))}.",
+            hint=f"It has {', '.join(parts) or 'none that can be changed'}.",
+        )
     for part, value in overrides:
-        if part not in parts:
-            raise Unsupported(
-                f"The guest has no part {part!r}.", hint=f"It has {', '.join(parts) or 'none that can be changed'}."
-            )
         device = parts[part]
         _CHANGES[str(device.tag)](device, value)
     return etree.tostring(root, encoding="unicode")
@@ -142,11 +143,16 @@ def _place_nic(nic: etree._Element, value: str) -> None:
     source.set(_SOURCE_OF[kind], value)
 
 
-def _place_graphics(graphics: etree._Element, value: str) -> None:
+def listens_at(value: str) -> tuple[str, str]:
+    """``ADDRESS[:PORT]`` in its parts; the port is empty where none was said."""
     address, colon, port = value.rpartition(":")
     if not colon or not port.isdigit() or (value.count(":") > 1 and not address.startswith("[")):
         address, port = value, ""
-    address = address.strip("[]")
+    return address.strip("[]"), port
+
+
+def _place_graphics(graphics: etree._Element, value: str) -> None:
+    address, port = listens_at(value)
     for listen in graphics.findall("listen"):
         graphics.remove(listen)
     graphics.insert(0, etree.Element("listen", type="address", address=address))

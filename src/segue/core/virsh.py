@@ -444,8 +444,8 @@ def wanted(call: Call) -> Iterable[tuple[Row, Value]]:
             yield row, value
 
 
-def lacking(call: Call, versions: Mapping[str, int]) -> str:
-    """What of a call one of the libvirts does not know, in words; empty when all know all of it.
+def lacking(call: Call, versions: Mapping[str, int]) -> tuple[str, ...]:
+    """What of a call one of the libvirts does not know, each in words; empty when all know all of it.
 
     Args:
         call: what is asked for.
@@ -453,9 +453,9 @@ def lacking(call: Call, versions: Mapping[str, int]) -> str:
     """
     needs = [(row.segue, row.since) for row, _ in wanted(call)]
     needs += [(f"--compression {method}", METHODS[method]) for method in call.spec.libvirt.compression if method in METHODS]
-    for words, (major, minor) in needs:
-        for name, version in versions.items():
-            if version < major * 1_000_000 + minor * 1000:
-                has = f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"
-                return f"{words} needs libvirt {major}.{minor}; {name} has {has}."
-    return ""
+    return tuple(
+        f"{words} needs libvirt {major}.{minor}; {name} has {version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}."
+        for words, (major, minor) in needs
+        for name, version in versions.items()
+        if version < major * 1_000_000 + minor * 1000
+    )

@@ -15,7 +15,7 @@ def driver(kind: DriverKind) -> Driver:
     """The driver for that kind of guest."""
     match kind:
         case DriverKind.LIBVIRT:
-            from segue.drivers.libvirt import LibvirtDriver
+            from segue.drivers.libvirt.driver import LibvirtDriver
 
             return LibvirtDriver()
         case DriverKind.QEMU:

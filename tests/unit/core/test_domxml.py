@@ -65,8 +65,8 @@ def test_a_part_has_another_place_and_the_machine_is_the_same(part: str, value: 
 
 
 def test_a_part_that_is_not_there_is_said_with_those_that_are() -> None:
-    with pytest.raises(Unsupported, match=r"no part 'disk.vdz'") as refused:
-        domxml.changed(OWN, [("disk.vdz", "/a")])
+    with pytest.raises(Unsupported, match=r"no part 'disk.vdz' and no part 'nic.x'") as refused:
+        domxml.changed(OWN, [("disk.vdz", "/a"), ("disk.vda", "/a"), ("nic.x", "br0")])
     assert "disk.vda" in refused.value.hint
 
 

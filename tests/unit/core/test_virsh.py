@@ -11,14 +11,14 @@ import libvirt
 import pytest
 import typer
 
-from segue.cli.main import app
+from segue.cli.main import assembled
 from segue.core import virsh
 from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Transport
 from segue.core.policy import Policy
 from segue.core.storage import CopyStorage, CopyWish
 from segue.core.virsh import ROWS, Call
 from segue.core.wishes import LibvirtWishes
-from segue.drivers.libvirt.attempt import arguments
+from segue.drivers.libvirt.calling import arguments
 
 THERE = HostAddress(name="beta", uri="qemu+tls://beta/system", driver=DriverKind.LIBVIRT)
 
@@ -56,7 +56,7 @@ def test_no_option_stands_twice() -> None:
 
 
 def test_what_is_typed_instead_can_be_typed() -> None:
-    options = typer.main.get_command(app).commands["migrate"].params  # type: ignore[attr-defined]  # it is a group
+    options = typer.main.get_command(assembled()).commands["migrate"].params  # type: ignore[attr-defined]  # it is a group
     known = {word for option in options for word in (*option.opts, *option.secondary_opts)} | {"--postcopy-now"}
     typed = {word for row in ROWS for word in re.findall(r"--[a-z0-9-]+", row.segue)}
     assert typed <= known
@@ -119,8 +119,10 @@ def test_the_throttle_is_what_was_asked_within_what_was_promised() -> None:
 
 def test_what_a_libvirt_lacks_is_said_by_name_and_version() -> None:
     asked = call(spec(libvirt=LibvirtWishes(detect_zeroes=("vda",))))
-    assert virsh.lacking(asked, {"libvirt on beta": 10_009_000}) == ""
+    assert virsh.lacking(asked, {"libvirt on beta": 10_009_000}) == ()
     said = virsh.lacking(asked, {"libvirt on alpha": 11_000_000, "libvirt on beta": 9_000_000})
     young = call(spec(connections=2, libvirt=LibvirtWishes(compression=("zstd",))))
-    assert "--compression zstd needs libvirt 9.4" in virsh.lacking(young, {"libvirt on beta": 9_000_000})
-    assert said == "--detect-zeroes needs libvirt 10.9; libvirt on beta has 9.0.0."
+    assert "--compression zstd needs libvirt 9.4; libvirt on beta has 9.0.0." in virsh.lacking(
+        young, {"libvirt on beta": 9_000_000}
+    )
+    assert said == ("--detect-zeroes needs libvirt 10.9; libvirt on beta has 9.0.0.",)

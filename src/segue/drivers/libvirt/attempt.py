@@ -5,11 +5,8 @@ result. So `prepare` only sets the limits, `perform` follows the call until it h
 
 Whoever takes an attempt up again has no call to follow, only the job. Peer-to-peer goes on without the process that asked for it.
 Under direct control that process was a part of the protocol: libvirt turns back by itself when its connection closes, except in
-post-copy, which it sees through unattended (libvirt 8.5, qemuMigrationProcessUnattended).
-
-The call has a connection to the source to itself. On a shared one, queries beside it were seen to wait exactly 5 s for their
-answer (libvirt 9.0's client, whenever an event loop runs in the process): the thread of the long call does not hand it over
-until a keepalive arrives. With a connection each, none of 118 queries took more than 10 ms.
+post-copy, which it sees through unattended (libvirt 8.5, qemuMigrationProcessUnattended). Only in the instant in which that
+begins it cannot do without; so where post-copy is allowed, the call is made by a process of its own (`client`).
 """
 
 from __future__ import annotations
@@ -17,14 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import libvirt
 
 from segue import units
-from segue.core import domxml, virsh
 from segue.core.causes import Quote
 from segue.core.domxml import Carried
 from segue.core.downtime import Moments
@@ -32,45 +28,21 @@ from segue.core.evidence import Sighting
 from segue.core.model import Control, JobStatus, MigrationSpec, Progress
 from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
-from segue.core.storage import CopyStorage
-from segue.drivers.libvirt import carried, definitions, fold, guestlog, heard, runtime
+from segue.drivers.libvirt import carried, fold, guestlog, heard, runtime
 from segue.drivers.libvirt.agentclock import AgentClock
+from segue.drivers.libvirt.calling import END_DEADLINE_S, Calling, Found, find
 from segue.drivers.libvirt.disks import DiskCopy, FileDisk
-from segue.drivers.libvirt.hypervisor import QUERY_DEADLINE_S, LibvirtHypervisor, connected
+from segue.drivers.libvirt.hypervisor import QUERY_DEADLINE_S, LibvirtHypervisor
 from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, SegueError
 
 SAMPLE_S: Final = 0.1
 CANCEL_DEADLINE_S: Final = 60.0
 """For the migrate call to return after its job was aborted: the destination's QEMU has to be killed, which libvirt gives 40 s."""
-CALL_END_DEADLINE_S: Final = 60.0
-RESUMED_AFTER_S: Final = 1.0
-"""A call that is to resume a post-copy and cannot, says so within this (seen: 0.1 s for a peer that refuses)."""
-RESUME_PATIENCE_S: Final = 10.0
-"""A call that resumes takes 0.1 s where QEMU answers."""
 NO_LIMIT_BPS: Final = 1 << 40
 """Reported bandwidth from which on there is no limit: libvirt says 8796093022207 MiB/s."""
 _HERE: Final = (Sighting.RUNNING, Sighting.PAUSED)
 """A destination that has the guest: whatever the source still holds of it may go."""
 _IN_POSTCOPY: Final = (JobStatus.POSTCOPY, JobStatus.POSTCOPY_PAUSED)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """The source's domain as it was before anything was done.
-
-    Attributes:
-        domain: on the shared connection, for queries and steering.
-        leaving: the same on a connection of its own, for the migrate call.
-        persistent: it is defined, not only created.
-        max_downtime_ms: its QEMU's downtime limit.
-        carried: what libvirt would leave behind of it.
-    """
-
-    domain: libvirt.virDomain
-    leaving: libvirt.virDomain
-    persistent: bool
-    max_downtime_ms: int
-    carried: Carried
 
 
 class LibvirtAttempt:
@@ -88,12 +60,11 @@ class LibvirtAttempt:
         self._source = source
         self._destination = destination
         self._began = time.monotonic()
-        self._found: _Found | None = None
+        self._found: Found | None = None
         self._disks = DiskCopy(spec, source, destination, log) if spec.disks is not None else None
         self._copied: tuple[FileDisk, ...] = ()
         self._reattached = False
-        self._call: asyncio.Future[object] | None = None
-        self._resumed_at = 0.0
+        self._call = Calling(spec, source, destination)
         self._gone_at = 0.0
         self._ears = {source.host: heard.Ear(spec.guest), destination.host: heard.Ear(spec.arrives_as)}
         self._clock = AgentClock(source, destination, leaves_as=spec.guest, arrives_as=spec.arrives_as)
@@ -108,7 +79,7 @@ class LibvirtAttempt:
         """
         wanted = self._spec.limits.max_downtime_ms
         try:
-            found = self._found = await self._find()
+            found = self._found = await find(self._spec, self._source)
             self._clock.start()
             if found.max_downtime_ms != wanted:
                 async with self._log.acting(Action.SET_UP_SOURCE, f"{self._source.host}: downtime limit {wanted} ms"):
@@ -121,26 +92,11 @@ class LibvirtAttempt:
         except HypervisorError as error:
             raise PrepareFailed(error.message) from error
 
-    async def _find(self) -> _Found:
-        line = await connected(self._source.address, deadline_s=QUERY_DEADLINE_S)
-
-        def look(connection: libvirt.virConnect) -> _Found:
-            domain = connection.lookupByName(self._spec.guest)
-            return _Found(
-                domain=domain,
-                leaving=line.lookupByName(self._spec.guest),
-                persistent=bool(domain.isPersistent()),
-                max_downtime_ms=domain.migrateGetMaxDowntime() if domain.isActive() else self._spec.limits.max_downtime_ms,
-                carried=carried.find(domain),
-            )
-
-        return await self._source.ask(look)
-
     async def reattach(self, *, told_to_run: bool) -> None:  # noqa: ARG002  # libvirt itself lets the destination run
         """Find the domain on the source again, where it still is."""
         self._reattached = True
         try:
-            self._found = await self._find()
+            self._found = await find(self._spec, self._source)
         except HypervisorError as error:
             if error.number != libvirt.VIR_ERR_NO_DOMAIN:
                 raise
@@ -153,18 +109,18 @@ class LibvirtAttempt:
             return
         await self._listen()
         async with self._log.acting(Action.START, f"{self._source.host} to {self._destination.host}, {self._spec.control}"):
-            self._call = _started(await self._migrate_call())
+            await self._call.make(self._require_found(), self._copied)
         while True:
-            while not (await asyncio.wait({self._call}, timeout=SAMPLE_S))[0]:
+            while not await self._call.wait(SAMPLE_S):
                 self._last = await self._sample()
                 yield self._last
             try:
-                await self._result_of_call()
+                self._call.check()
                 break
-            except HypervisorError:
+            except HypervisorError as error:
                 self._last = await self._after_error()
                 if self._last.status is not JobStatus.POSTCOPY_PAUSED:
-                    raise
+                    raise self._told_of_its_host(error) from error
             yield self._last  # whoever gets this may connect the post-copy again, which is another call
             await asyncio.sleep(SAMPLE_S)
         self._last = replace(
@@ -177,6 +133,16 @@ class LibvirtAttempt:
         for host in (self._source, self._destination):
             with contextlib.suppress(SegueError):
                 await host.ask(self._ears[host.host].listen)
+
+    def _told_of_its_host(self, error: HypervisorError) -> HypervisorError:
+        """A connection that broke while memory flowed is the destination's daemon's, where ours to the source is whole."""
+        if (
+            error.area != libvirt.VIR_FROM_RPC
+            or not self._last.sent_bytes
+            or not self._require_found().leaving.connect().isAlive()
+        ):
+            return error
+        return runtime.told(self._destination.host, {"raw": error.raw, "number": int(error.number or 0), "area": error.area})
 
     async def _after_error(self) -> Progress:
         """The sample that tells what the call left behind: failed, or a post-copy that lost its connection."""
@@ -197,8 +163,8 @@ class LibvirtAttempt:
                 self._last = replace(await self._completed(), elapsed_ms=self._elapsed_ms(), status=status)
                 break
             self._last = await self._sample()
-            if self._last.status is JobStatus.POSTCOPY_PAUSED and self._call is not None and self._call.done():
-                self._call = None  # it did not take; whoever asked was told
+            if self._last.status is JobStatus.POSTCOPY_PAUSED and not self._call.under_way:
+                self._call.forget()
             on_its_own = self._spec.control is Control.P2P or self._last.status in _IN_POSTCOPY
             if not on_its_own or not await self._has_job():
                 self._last = replace(self._last, status=JobStatus.NONE)
@@ -225,28 +191,6 @@ class LibvirtAttempt:
             return True  # the next look at the domain tells
         return fold.status_of(stats, state, reason) in _IN_POSTCOPY or stats.get("type") != libvirt.VIR_DOMAIN_JOB_NONE
 
-    async def _migrate_call(self, more_flags: int = 0) -> Callable[[], object]:
-        found = self._require_found()
-        xml, persistent_xml = await self._source.ask(lambda _: definitions.wanted(found.domain, self._spec))
-        if self._spec.disks is not None and self._spec.disks.how is CopyStorage.ALL and any(one.backing for one in self._copied):
-            own = xml or await self._source.ask(lambda _: definitions.own(found.domain))
-            xml = domxml.flattened(own, [one.target for one in self._copied])
-        call = virsh.Call(
-            spec=self._spec,
-            there=self._destination.address,
-            defined=found.persistent,
-            xml=xml,
-            persistent_xml=persistent_xml,
-            disks=tuple(one.target for one in self._copied),
-        )
-        flags, parameters = arguments(call)
-        flags |= more_flags
-        if self._spec.control is Control.P2P:
-            uri = self._destination.address.uri
-            return lambda: found.leaving.migrateToURI3(uri, parameters, flags)
-        there = await self._destination.connection()
-        return lambda: found.leaving.migrate3(there, parameters, flags)
-
     async def _sample(self) -> Progress:
         """One look at the job; while nothing can be seen, the last sample again."""
         domain = self._require_found().domain
@@ -262,6 +206,10 @@ class LibvirtAttempt:
         status = fold.status_of(stats, state, reason)
         if status is JobStatus.SETUP and self._last.sent_bytes:  # between the end of the job and the end of the call
             return replace(self._last, elapsed_ms=self._elapsed_ms(), status=JobStatus.SWITCHOVER)
+        if status is JobStatus.SETUP:
+            await self._see_destination_there()
+        else:
+            self._call.reached()
         return fold.progress(stats, elapsed_ms=self._elapsed_ms(), status=status)
 
     async def _see_source_alive(self) -> None:
@@ -280,13 +228,25 @@ class LibvirtAttempt:
         if here.sighting is Sighting.CRASHED:
             raise self._source_died()
         self._gone_at = self._gone_at or time.monotonic() if here.sighting.is_idle else 0.0
-        if self._gone_at and time.monotonic() - self._gone_at > CALL_END_DEADLINE_S:
-            raise self._call_hangs()
+        if self._gone_at and time.monotonic() - self._gone_at > END_DEADLINE_S:
+            raise self._call.hangs()
 
-    def _call_hangs(self) -> AnswerNotSeen:
-        return AnswerNotSeen(
-            f"The migrate call of {self._spec.guest} did not return within {CALL_END_DEADLINE_S:g} s.", host=self._source.host
-        )
+    async def _see_destination_there(self) -> None:
+        """Notice a destination that is gone before the source's daemon has reached it.
+
+        That daemon waits for its connection as long as its kernel tries (seen: 40 to 130 s; tcp(7), tcp_syn_retries), and goes on
+        when the link is back. Told to abort meanwhile, it does not go on (seen with libvirt 9.0).
+
+        Raises:
+            AnswerNotSeen: it is; the job was aborted, and the call has not returned.
+        """
+        if self._call.destination_is_silent:
+            await self.cancel()
+            raise AnswerNotSeen(
+                f"{self._destination.host} has not answered for {runtime.DEAD_PEER_S} s, and libvirt on {self._source.host} had "
+                f"not reached it yet: nothing of {self._spec.guest} was sent, and libvirt was told not to go on with it.",
+                host=self._destination.host,
+            )
 
     def _source_died(self) -> HypervisorError:
         return HypervisorError(f"QEMU of {self._spec.guest} on {self._source.host} died.", host=self._source.host)
@@ -313,6 +273,7 @@ class LibvirtAttempt:
         """Ask for post-copy now."""
         domain = self._require_found().domain
         async with self._log.acting(Action.START_POSTCOPY, self._source.host):
+            self._call.outlive_us()
             await self._source.ask(lambda _: domain.migrateStartPostCopy(0))
 
     async def recover_postcopy(self) -> None:
@@ -321,23 +282,10 @@ class LibvirtAttempt:
         Raises:
             HypervisorError: this libvirt cannot, or the call ended at once.
         """
-        resume = getattr(libvirt, "VIR_MIGRATE_POSTCOPY_RESUME", 0)
-        if not resume:
-            raise HypervisorError("This libvirt (before 8.5) cannot connect a post-copy again.", host=self._source.host)
-        if self._call is not None and not self._call.done():
-            if time.monotonic() - self._resumed_at < RESUME_PATIENCE_S:
-                return
-            raise HypervisorError(
-                f"libvirt is still at it: QEMU on {self._destination.host} does not answer. It waits for a page of the guest "
-                "where it should listen to its monitor, and libvirt cannot reach it there; if it stays so, the guest is lost.",
-                host=self._destination.host,
-            )
-        self._resumed_at = time.monotonic()
+        if self._call.is_resuming:
+            return
         async with self._log.acting(Action.RECOVER_POSTCOPY, f"{self._source.host} to {self._destination.host}"):
-            call = self._call = _started(await self._migrate_call(resume))
-            await asyncio.wait({call}, timeout=RESUMED_AFTER_S)
-            if call.done():
-                await self._result_of_call()
+            await self._call.resume(self._require_found(), self._copied)
 
     async def settings(self) -> Settings:
         """What libvirt says of the limits in force (bandwidth in MiB/s, without a limit a number that no wire carries)."""
@@ -368,8 +316,11 @@ class LibvirtAttempt:
         )
 
     async def cancel(self) -> None:
-        """Abort the job and wait until the migrate call has returned, one way or the other."""
-        if self._found is None or (self._call is None and not self._reattached):
+        """Abort the job and wait until the migrate call has returned, one way or the other.
+
+        One that still waits for a silent destination is not waited for: it turns back when it gets there.
+        """
+        if self._found is None or not (self._call.was_made or self._reattached):
             return
         domain = self._found.domain
         until = time.monotonic() + CANCEL_DEADLINE_S
@@ -382,15 +333,14 @@ class LibvirtAttempt:
                     )
                 with contextlib.suppress(HypervisorError):  # no job yet, or none any more: the call will return
                     await self._source.ask(lambda _: domain.abortJob())
-                if self._call is None:
-                    await asyncio.sleep(SAMPLE_S)
-                else:
-                    await asyncio.wait({self._call}, timeout=SAMPLE_S)
+                if self._call.destination_is_silent:
+                    return
+                await self._call.wait(SAMPLE_S)
 
     async def _under_way(self) -> bool:
         """The call has not returned; where it was another's, the job has not ended. A post-copy is not cancelled."""
-        if self._call is not None:
-            return not self._call.done()
+        if self._call.was_made:
+            return self._call.under_way
         here = await self._source.evidence(self._spec.guest)
         return here.sighting in (Sighting.RUNNING, Sighting.SWITCHOVER) and await self._has_job()
 
@@ -403,7 +353,7 @@ class LibvirtAttempt:
         if self._reattached:
             await self.cancel()
         await self._restore_downtime()
-        if self._call is not None and not self._call.done():
+        if self._call.under_way:
             return
         name = self._spec.guest
         arriving = self._spec.arrives_as
@@ -437,17 +387,7 @@ class LibvirtAttempt:
 
     async def finish(self) -> None:
         """Take the result of the migrate call, in which the destination was resumed."""
-        if self._call is not None:
-            if not (await asyncio.wait({self._call}, timeout=CALL_END_DEADLINE_S))[0]:
-                raise self._call_hangs()
-            await self._result_of_call()
-
-    async def _result_of_call(self) -> None:
-        if self._call is not None:
-            try:
-                self._call.result()
-            except libvirt.libvirtError as error:
-                raise runtime.wrapped(self._source.host, error) from error
+        await self._call.ended()
 
     async def confirm(self) -> None:
         """Remove what is left on the source; libvirt does it in the call, unless it could not.
@@ -506,14 +446,15 @@ class LibvirtAttempt:
         return [quote for quotes in said for quote in quotes]
 
     async def aclose(self) -> None:
-        """Nothing of the attempt runs on: the migrate call, should it still hang, is a thread that holds nothing."""
+        """Nothing of the attempt runs on but a migrate call that hangs, or that a post-copy needs."""
         await self._clock.aclose()
+        self._call.release()
         for host in (self._source, self._destination):
             ear = self._ears[host.host]
             with contextlib.suppress(SegueError):
                 await runtime.call(host.host, ear.close, deadline_s=QUERY_DEADLINE_S)
 
-    def _require_found(self) -> _Found:
+    def _require_found(self) -> Found:
         if self._found is None:
             raise AssertionError("prepare comes first")
         return self._found
@@ -529,30 +470,6 @@ def _in_words(found: Carried) -> str:
         f"{len(found.checkpoints)} checkpoints": found.checkpoints,
     }
     return ", ".join(words for words, there in parts.items() if there)
-
-
-def arguments(call: virsh.Call) -> tuple[int, dict[str, object]]:
-    """The flags and the typed parameters of libvirt's migrate call."""
-    flags, parameters = 0, dict[str, object]()
-    for row, value in virsh.wanted(call):
-        if row.is_parameter:
-            parameters[getattr(libvirt, row.constant)] = list(value) if isinstance(value, tuple) else value
-        else:
-            flags |= getattr(libvirt, row.constant)
-    return flags, parameters
-
-
-def _started(function: Callable[[], object]) -> asyncio.Future[object]:
-    """The call, in a thread of its own; whoever needs its result asks for it."""
-    call = runtime.start(function)
-    call.add_done_callback(_seen)
-    return call
-
-
-def _seen(call: asyncio.Future[object]) -> None:
-    """Mark the exception as taken: whoever needs it asks for the result."""
-    if not call.cancelled():
-        call.exception()
 
 
 def _mib_per_second(bps: int) -> int:

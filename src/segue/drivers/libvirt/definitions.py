@@ -9,7 +9,9 @@ import libvirt
 
 from segue.core import domxml
 from segue.core.model import MigrationSpec
-from segue.errors import Unsupported
+from segue.core.preflight.facts import Objection
+from segue.core.preflight.findings import Seen
+from segue.errors import RefusedError
 
 
 def own(domain: libvirt.virDomain, *, kept: bool = False) -> str:
@@ -30,38 +32,52 @@ def wanted(domain: libvirt.virDomain, spec: MigrationSpec) -> tuple[str, str]:
     )
 
 
-def refuse(domain: libvirt.virDomain, spec: MigrationSpec) -> None:
-    """Refuse what would change the machine that the guest sees, and what would stay behind.
-
-    Raises:
-        Unsupported: every such thing, in words.
-    """
-    where = f"it is on {spec.source}; nothing was touched"
+def objections(domain: libvirt.virDomain, spec: MigrationSpec) -> tuple[Objection, ...]:
+    """What would change the machine that the guest sees, what is no definition of it, and what would stay behind."""
     live = own(domain)
-    given, kept = wanted(domain, spec)
-    against = domxml.differences(live, given, arrives_as=spec.arrives_as) if given else ()
-    if against and domain.isActive():
-        raise Unsupported(
-            f"What {spec.guest} is to have on {spec.destination} would change its machine while it runs: {'; '.join(against)}.",
-            guest_at=where,
-            hint=f"Begin with 'virsh dumpxml --migratable {spec.guest}' and change only what the host sees; "
-            "the rest belongs into --persistent-xml, for its next start.",
+
+    def against(sentence: str, seen: str, fix: str) -> Objection:
+        return Objection(sentence=sentence, seen=Seen(host=spec.source, what=seen), fix=fix)
+
+    found = []
+    try:
+        given, kept = wanted(domain, spec)
+        changes = domxml.differences(live, given, arrives_as=spec.arrives_as) if given else ()
+        other = domxml.identity(kept) if kept else domxml.identity(live)
+    except RefusedError as error:
+        return (against(error.message, f"what {spec.guest} is defined as", error.hint),)
+    if changes and domain.isActive():
+        found.append(
+            against(
+                f"What {spec.guest} is to have on {spec.destination} would change its machine while it runs: "
+                f"{'; '.join(changes)}.",
+                f"{spec.guest} runs",
+                f"Begin with 'virsh dumpxml --migratable {spec.guest}' and change only what the host sees; "
+                "the rest belongs into --persistent-xml, for its next start.",
+            )
         )
-    if kept and domxml.identity(kept) != domxml.identity(live):
-        raise Unsupported(
-            f"What was given with --persistent-xml is the definition of another guest: its UUID is {domxml.identity(kept)}.",
-            guest_at=where,
-            hint=f"{spec.guest} has {domxml.identity(live)}.",
+    if other != domxml.identity(live):
+        found.append(
+            against(
+                f"What was given with --persistent-xml is the definition of another guest: its UUID is {other}.",
+                f"{spec.guest} has the UUID {domxml.identity(live)}",
+                f"Give it the definition that 'virsh dumpxml --inactive {spec.guest}' begins with.",
+            )
         )
-    if spec.disks is not None and domain.snapshotNum():
-        raise Unsupported(
-            f"{spec.guest} has snapshots; what they hold does not come along when its disks are copied.",
-            guest_at=where,
-            hint="Put its disks on storage that both hosts see, or delete the snapshots.",
+    if spec.disks is not None and (count := domain.snapshotNum()):
+        found.append(
+            against(
+                f"{spec.guest} has snapshots; what they hold does not come along when its disks are copied.",
+                f"{count} snapshots",
+                "Put its disks on storage that both hosts see, or delete the snapshots.",
+            )
         )
     if spec.libvirt.offline and (file := domxml.nvram(live)):
-        raise Unsupported(
-            f"The UEFI variables of {spec.guest} are in {file}, which does not move with its definition.",
-            guest_at=where,
-            hint="Move it while it runs; then they are sent with its memory.",
+        found.append(
+            against(
+                f"The UEFI variables of {spec.guest} are in {file}, which does not move with its definition.",
+                f"nvram {file}",
+                "Move it while it runs; then they are sent with its memory.",
+            )
         )
+    return tuple(found)

@@ -15,7 +15,7 @@ from lxml import etree
 
 from segue import units
 from segue.core.preflight import domain as domain_xml
-from segue.core.preflight.facts import Cpu, HostMemory, Offer, Parts
+from segue.core.preflight.facts import Cpu, DiskPart, HostMemory, Offer, Parts
 
 _VIRT_TYPES: Final = {"kvm": "kvm", "tcg": "qemu"}
 _ACCELERATORS: Final = {virt: accelerator for accelerator, virt in _VIRT_TYPES.items()}
@@ -28,11 +28,21 @@ def parts(connection: libvirt.virConnect, guest: str) -> Parts:
     """What a running domain is made of."""
     capabilities = etree.fromstring(connection.getCapabilities().encode())
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    found = domain_xml.at(domain_xml.read(connection.lookupByName(guest).XMLDesc()), now)
+    domain = connection.lookupByName(guest)
+    found = domain_xml.at(domain_xml.read(domain.XMLDesc()), now)
+    found = replace(found, disks=tuple(replace(disk, virtual_bytes=_capacity(domain, disk)) for disk in found.disks))
     cpu = found.cpu
     if cpu.mode in _ONE_HOSTS and (host := capabilities.find("host/cpu")) is not None:
         cpu = replace(cpu, xml=etree.tostring(host, encoding="unicode").strip())
     return replace(found, cpu=cpu, qemu=_version(connection.getVersion()), host_cpu=_host_cpu(capabilities))
+
+
+def _capacity(domain: libvirt.virDomain, disk: DiskPart) -> int | None:
+    """The size of a disk as the guest sees it; ``None`` where libvirt does not say."""
+    try:
+        return int(domain.blockInfo(disk.name)[0]) if disk.path else None
+    except libvirt.libvirtError:
+        return None
 
 
 def offer(connection: libvirt.virConnect, wanted: Parts) -> Offer:
@@ -52,7 +62,7 @@ def offer(connection: libvirt.virConnect, wanted: Parts) -> Offer:
     trouble = "" if wanted.emulator in emulators else _trouble(connection, wanted.emulator, arch, None, virt)
     if not trouble and wanted.machine not in machines and not _trouble(connection, wanted.emulator, arch, wanted.machine, virt):
         machines.add(wanted.machine)  # libvirt lists those of its first choice of emulator
-    lacking, baseline = _compared(connection, wanted.cpu, arch, virt)
+    lacking, baseline = _compared(connection, wanted.cpu, None if trouble else wanted.emulator, arch, virt)
     return Offer(
         qemu=_version(connection.getVersion()),
         machines=frozenset(machines - {""}),
@@ -99,19 +109,21 @@ def _user(capabilities: etree._Element, virt: str) -> str:
     return ""
 
 
-def _compared(connection: libvirt.virConnect, cpu: Cpu, arch: str, virt: str) -> tuple[tuple[str, ...] | None, str]:
+def _compared(
+    connection: libvirt.virConnect, cpu: Cpu, emulator: str | None, arch: str, virt: str
+) -> tuple[tuple[str, ...] | None, str]:
     """The features that this host lacks, and a CPU without those; the names are asked for only where some are lacking."""
     if not cpu.xml or (cpu.mode in _ONE_HOSTS and virt == _VIRT_TYPES["tcg"]):  # emulated, it is the same on every host
         return (), ""
     if cpu.mode in _ONE_HOSTS:
         answer = connection.compareCPU(cpu.xml)
     else:
-        answer = connection.compareHypervisorCPU(None, arch, None, virt, cpu.xml)
+        answer = connection.compareHypervisorCPU(emulator, arch, None, virt, cpu.xml)
     if answer in (libvirt.VIR_CPU_COMPARE_IDENTICAL, libvirt.VIR_CPU_COMPARE_SUPERSET):
         return (), ""
     if answer != libvirt.VIR_CPU_COMPARE_INCOMPATIBLE:
         return None, ""
-    model = etree.fromstring(connection.getDomainCapabilities(None, arch, None, virt).encode()).find(
+    model = etree.fromstring(connection.getDomainCapabilities(emulator, arch, None, virt).encode()).find(
         "cpu/mode[@name='host-model']"
     )
     if model is None:
@@ -122,10 +134,11 @@ def _compared(connection: libvirt.virConnect, cpu: Cpu, arch: str, virt: str) ->
     mine = etree.tostring(model, encoding="unicode")
     expand = libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
     try:
+        live = _plain(cpu.xml)
         wanted, given = (
-            _features(connection.baselineHypervisorCPU(None, arch, None, virt, [one], expand)) for one in (_plain(cpu.xml), mine)
+            _features(connection.baselineHypervisorCPU(emulator, arch, None, virt, [one], expand)) for one in (live, mine)
         )
-        common = connection.baselineHypervisorCPU(None, arch, None, virt, [_plain(cpu.xml), mine], 0)
+        common = connection.baselineHypervisorCPU(emulator, arch, None, virt, [live, mine], 0)
     except libvirt.libvirtError:  # two vendors have no CPU in common that libvirt could name
         return tuple(sorted(cpu.features)) or ("its model",), ""
     return tuple(sorted(wanted - given)) or ("its model",), " ".join(common.split())

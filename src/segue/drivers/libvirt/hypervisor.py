@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 import libvirt
 from lxml import etree
@@ -19,17 +20,17 @@ from segue.core.measured import Touched, Window, sampled
 from segue.core.mends import Mend, Mended
 from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor
-from segue.core.preflight.facts import Offer, Parts, Standing
+from segue.core.preflight.facts import Objection, Offer, Parts, Standing
+from segue.core.preflight.findings import Seen
 from segue.drivers.libvirt import definitions, fold, hosting, measure, mending, runtime, standing
-from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError, Unsupported
+from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError, SegueError
 
 T = TypeVar("T")
 
 START_DEADLINE_S: Final = 60.0
 QUERY_DEADLINE_S: Final = 10.0
-KEEPALIVE_S: Final = 5
-KEEPALIVE_COUNT: Final = 5
-"""libvirt's own defaults (libvirtd.conf, keepalive_interval and keepalive_count): a dead peer is noticed after 30 s."""
+_ASKED_MEANWHILE: Final = 6
+"""How often a host is asked in the time after which it counts as silent."""
 
 
 class LibvirtHypervisor:
@@ -89,6 +90,10 @@ class LibvirtHypervisor:
             identity=identity,
         )
 
+    async def identity(self) -> str:
+        """The host UUID."""
+        return (await self.facts()).identity
+
     async def guests(self) -> Sequence[Guest]:
         """All domains, defined or running."""
 
@@ -124,20 +129,26 @@ class LibvirtHypervisor:
 
         return await self.ask(look)
 
-    async def refuse(self, spec: MigrationSpec, destination: Hypervisor) -> None:
+    async def objections(self, spec: MigrationSpec, destination: Hypervisor) -> tuple[Objection, ...]:
         """What a daemon, or the libvirt that Segue itself uses, is too old for; what would change the guest's machine."""
         if not isinstance(destination, LibvirtHypervisor):
             raise TypeError("both hosts must be libvirt's")
+
+        def look(connection: libvirt.virConnect) -> tuple[int, tuple[Objection, ...]]:
+            return connection.getLibVersion(), definitions.objections(connection.lookupByName(spec.guest), spec)
+
+        (here, found), there = await asyncio.gather(
+            self.ask(look), destination.ask(lambda connection: connection.getLibVersion())
+        )
         versions = {
             "the libvirt that Segue uses": libvirt.getVersion(),
-            f"libvirt on {self.host}": await self.ask(lambda connection: connection.getLibVersion()),
-            f"libvirt on {destination.host}": await destination.ask(lambda connection: connection.getLibVersion()),
+            f"libvirt on {self.host}": here,
+            f"libvirt on {destination.host}": there,
         }
-        if missing := virsh.lacking(virsh.Call(spec=spec, there=destination.address), versions):
-            raise Unsupported(
-                missing, guest_at=f"it is on {self.host}; nothing was touched", hint="Leave it out, or update that host."
-            )
-        await self.ask(lambda connection: definitions.refuse(connection.lookupByName(spec.guest), spec))
+        seen = Seen(host=destination.host, what=f"libvirt {_version(there)}; on {self.host} {_version(here)}")
+        missing = virsh.lacking(virsh.Call(spec=spec, there=destination.address), versions)
+        old = (Objection(sentence=words, seen=seen, fix="Leave it out, or update that host.") for words in missing)
+        return (*old, *found)
 
     async def parts(self, guest: str) -> Parts:
         """What a running domain is made of, by its live XML."""
@@ -171,19 +182,31 @@ class LibvirtHypervisor:
         if not hasattr(libvirt.virDomain, "startDirtyRateCalc"):
             raise HypervisorError("This libvirt (before 7.2) cannot measure a dirty rate.", host=self.host)
 
-        def begin(connection: libvirt.virConnect) -> tuple[libvirt.virDomain, int]:
+        def begin(connection: libvirt.virConnect) -> tuple[libvirt.virDomain, int, int]:
             domain = connection.lookupByName(guest)
             measure.start(domain, seconds)
-            return domain, domain.maxMemory() * units.KIB
+            return domain, domain.maxMemory() * units.KIB, measure.cpu_ns(domain)
 
-        domain, memory_bytes = await self.ask(begin)
+        domain, memory_bytes, before_ns = await self.ask(begin)
         await asyncio.sleep(seconds)
+        busy_percent = (await self.ask(lambda _: measure.cpu_ns(domain)) - before_ns) // (seconds * 10_000_000)
         until = time.monotonic() + measure.GRACE_S
         while (rate := await self.ask(lambda connection: measure.measured(connection, domain))) is None:
             if time.monotonic() > until:
                 raise HypervisorError(f"libvirt on {self.host} measures no dirty rate of {guest}.", host=self.host)
             await asyncio.sleep(measure.LOOK_S)
-        return sampled(rate, seconds=seconds, per_gib=measure.SAMPLES_PER_GIB, memory_bytes=memory_bytes)
+        return sampled(
+            rate, seconds=seconds, per_gib=measure.SAMPLES_PER_GIB, memory_bytes=memory_bytes, busy_percent=busy_percent
+        )
+
+    async def silence(self, *, long_s: float) -> None:
+        """Ask this host now and then, and return when it has not answered for so long."""
+        heard = time.monotonic()
+        while time.monotonic() - heard < long_s:
+            await asyncio.sleep(long_s / _ASKED_MEANWHILE)
+            with contextlib.suppress(SegueError):
+                await self.ask(lambda connection: connection.getLibVersion())
+                heard = time.monotonic()
 
     async def start(self, guest: str) -> None:
         """Start a domain that is defined."""
@@ -227,25 +250,23 @@ async def connected(address: HostAddress, *, deadline_s: float) -> libvirt.virCo
     Raises:
         HostUnreachable: with libvirt's words, or because it took too long.
     """
-    runtime.start_event_loop()
-
-    def connect() -> libvirt.virConnect:
-        connection = libvirt.open(address.uri)
-        with contextlib.suppress(libvirt.libvirtError):  # a local connection has no keepalive
-            connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
-        return connection
-
     try:
-        return await runtime.call(address.name, connect, deadline_s=deadline_s)
+        return await runtime.call(_spoken(address), lambda: runtime.opened(address.uri), deadline_s=deadline_s)
     except HypervisorError as error:
         raise _unreachable(address, error) from error
 
 
+def _spoken(address: HostAddress) -> str:
+    """A host's name in sentences and in commands to type: of one that was given as a URI alone, the name in it."""
+    return (urlsplit(address.name).hostname if "://" in address.name else "") or address.name
+
+
 def _unreachable(address: HostAddress, error: HypervisorError) -> HostUnreachable:
     """Why there is no connection, in words where they are known."""
-    what = f"{address.name} does not answer at {address.uri}"
+    name = _spoken(address)
+    what = f"{name} does not answer at {address.uri}"
     try_it = f"'virsh -c {address.uri} list' tries the same."
-    why = causes.explained(error, (), Scene(guest="", here="", there=address.name))
+    why = causes.explained(error, (), Scene(guest="", here="", there=name))
     if why is None:
         return HostUnreachable(f"{what}: {error.message}", host=address.name, hint=try_it)
     return HostUnreachable(f"{what}: {why.sentence}", host=address.name, hint=f"{why.fix} {try_it}", quotes=why.quotes)

@@ -53,6 +53,11 @@ def start(domain: libvirt.virDomain, seconds: int) -> None:
     domain.startDirtyRateCalc(seconds, libvirt.VIR_DOMAIN_DIRTYRATE_MODE_PAGE_SAMPLING)
 
 
+def cpu_ns(domain: libvirt.virDomain) -> int:
+    """What its QEMU has used of CPU time. Blocks."""
+    return int(domain.info()[4])
+
+
 def measured(connection: libvirt.virConnect, domain: libvirt.virDomain) -> int | None:
     """MiB/s of the last window; ``None`` while it is being measured. Blocks."""
     ((_, stats),) = connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_DIRTYRATE) or ((domain, {}),)
