@@ -67,7 +67,12 @@ PORT = 4444
 
 def words_of(lab: Lab) -> tuple[str, list[str]]:
     """Where the guest runs, and what it was started with, without what only a destination needs."""
-    [(host, pid)] = guests.where(lab, GUEST)
+    until = time.monotonic() + 10
+    while (
+        len(found := guests.where(lab, GUEST)) > 1 and time.monotonic() < until
+    ):  # the script does not wait for the source's end
+        time.sleep(0.01)
+    [(host, pid)] = found
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
     if "-incoming" in words:
         del words[(at := words.index("-incoming")) : at + 2]

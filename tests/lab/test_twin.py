@@ -56,14 +56,15 @@ def words(pair: Boxes, *given: str, name: str = "web") -> list[str]:
 
 
 async def running(host: QemuHypervisor, name: str = "web") -> Process:
-    """The guest, as soon as its monitor says that it runs."""
+    """The guest, as soon as its monitor says that it runs, and it was listed as who it is: with -runas it gives up its rights."""
     async with asyncio.timeout(START_DEADLINE_S):
         while True:
             found = [guest for guest in await host.guests() if guest.name == name]
             if found and found[0].state is GuestState.RUNNING:
                 process = await host.process(name)
                 assert process is not None
-                return process
+                if found[0].process is not None and found[0].process.user == (process.user or process.me):
+                    return process
             await asyncio.sleep(0.05)
 
 
@@ -115,6 +116,7 @@ async def move(source: QemuHypervisor, destination: QemuHypervisor, name: str = 
 
 async def there_and_back(pair: Boxes, name: str = "web") -> Process:
     """Move it to beta and back; what it is on beta. The second move must have nothing to rewrite any more."""
+    await running(pair.alpha, name)
     on_beta = await move(pair.alpha, pair.beta, name)
     on_alpha = await move(pair.beta, pair.alpha, name)
     assert on_alpha.line == on_beta.line

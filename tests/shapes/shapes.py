@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from segue import units
+from segue.lab.kernel import memory_bytes
+
 Changes = Sequence[tuple[str, dict[str, Any]]]
 
 
@@ -43,6 +46,7 @@ class Shape:
 
 
 TAP = ("-netdev", "bridge,id=net0,br=br0", "-device", "virtio-net-pci,netdev=net0,mac=52:54:00:77:00:@N,romfile=")
+ODD = f"{memory_bytes(192 * units.MIB, 'tcg') // units.KIB}k"
 MONITOR = ("-qmp", "unix:@R/shape.qmp,server=on,wait=off")
 
 CHANGED = Shape(
@@ -51,7 +55,7 @@ CHANGED = Shape(
     "spaces, quotes, commas, a newline and letters that are no ASCII",
     name='it\'s a "näme",\n, odd',
     words=[
-        *("-machine", "pc,accel=@A", "-smp", "4", "-m", "192", *MONITOR, *TAP),
+        *("-machine", "pc,accel=@A", "-smp", "4", "-m", ODD, *MONITOR, *TAP),
         *("-drive", "file=@S/over.qcow2,format=qcow2,if=ide", "-cdrom", "@S/one.iso", "-vnc", "127.0.0.1:11"),
         *("-device", "virtio-serial-pci", "-chardev", "socket,id=ga,path=@R/shape.ga,server=on,wait=off"),
         *("-device", "virtserialport,chardev=ga,name=org.qemu.guest_agent.0"),
@@ -66,7 +70,7 @@ PLUGGED = Shape(
     "NIC",
     name="plugged",
     words=[
-        *("-machine", "q35,accel=@A", "-smp", "1", "-m", "size=192M,slots=2,maxmem=1G", *MONITOR, *TAP, "-display", "none"),
+        *("-machine", "q35,accel=@A", "-smp", "1", "-m", f"size={ODD},slots=2,maxmem=1G", *MONITOR, *TAP, "-display", "none"),
         *("-device", "pcie-root-port,id=rp1,chassis=1", "-device", "pcie-root-port,id=rp2,chassis=2", "-device", "qemu-xhci"),
         *("-device", "virtio-scsi-pci,id=scsi"),
         *("-blockdev", "driver=raw,node-name=old,file.driver=file,file.filename=@S/raw.img"),
@@ -91,7 +95,7 @@ DAEMON = Shape(
     "forwarded port",
     name="daemon",
     words=[
-        *("-machine", "q35,accel=@A", "-smp", "4", "-m", "192", "-qmp", "unix:shape.qmp,server=on,wait=off", *TAP),
+        *("-machine", "q35,accel=@A", "-smp", "4", "-m", ODD, "-qmp", "unix:shape.qmp,server=on,wait=off", *TAP),
         *("-display", "none", "-daemonize", "-pidfile", "shape.pid", "-parallel", "file:shape.log"),
         *("-drive", "file=@S/raw.img,format=raw,if=ide", "-netdev", "user,id=n1,hostfwd=tcp:127.0.0.1:5522-:22"),
         *("-device", "e1000,netdev=n1"),
@@ -104,7 +108,7 @@ NOBODY = Shape(
     about="pc, 1 CPU; run by a user who is not root; raw disk, and a qcow2 at a relative path; user networking; VNC",
     name="nobody's",
     words=[
-        *("-machine", "pc,accel=@A", "-m", "192", *MONITOR, "-drive", "file=plain.qcow2,format=qcow2,if=ide", "-vnc", ":12"),
+        *("-machine", "pc,accel=@A", "-m", ODD, *MONITOR, "-drive", "file=plain.qcow2,format=qcow2,if=ide", "-vnc", ":12"),
         *("-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile="),
     ],
     keeps=["plain.qcow2", "-vnc"],

@@ -35,6 +35,12 @@ _LOCAL: Final = frozenset(
 )
 # Shared ones that number their files alike on every client.
 _NUMBERED: Final = frozenset(["nfs", "gfs/gfs2", "ocfs2", "ceph", "lustre", "gpfs"])
+# Those that each libvirt counts as shared (src/util/virfile.c, virFileIsSharedFS): through FUSE these two alone. Of what is
+# neither here nor local, some versions count some.
+_LIBVIRT_SHARES: Final = frozenset(
+    ["nfs", "gfs/gfs2", "ocfs2", "k-afs", "smb", "cifs", "ceph", "gpfs", "acfs", "fuse.glusterfs", "fuse.quobyte"]
+)
+_FUSE: Final = "fuse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +66,7 @@ class Seen:
         identity: device and inode.
         inode: the latter alone.
         size_bytes: of a plain file.
-        filesystem: as coreutils' ``stat -f`` calls it.
+        filesystem: as coreutils' ``stat -f`` calls it; one that is mounted through FUSE as the kernel's list of mounts does.
         is_device: a block device.
         may_write: so may the user that QEMU runs as.
         may_read: the same.
@@ -163,3 +169,10 @@ def is_other(mine: Seen, theirs: Seen, *, one_machine: bool) -> bool:
     if mine.filesystem in _LOCAL or theirs.filesystem in _LOCAL:
         return True
     return mine.filesystem == theirs.filesystem and mine.filesystem in _NUMBERED and mine.inode != theirs.inode
+
+
+def libvirt_shares(filesystem: str) -> bool | None:
+    """Whether libvirt takes a file there for one that both hosts reach; ``None``: that depends on its version."""
+    if filesystem in _LIBVIRT_SHARES:
+        return True
+    return False if filesystem in _LOCAL or filesystem.startswith(_FUSE) else None

@@ -47,6 +47,10 @@ def test_a_run_state_of_tomorrow_proves_nothing(word, status):
         ("paused", "postcopy-paused", True, Sighting.POSTCOPY_PAUSED),
         # one that once arrived and leaves again
         ("postmigrate", "completed", True, Sighting.POSTMIGRATE),
+        # one that once arrived, was stopped, and did not leave
+        ("paused", "cancelled", True, Sighting.PAUSED),
+        ("paused", "failed", True, Sighting.PAUSED),
+        ("inmigrate", "failed", True, Sighting.INCOMING),
     ],
 )
 def test_what_a_qemu_shows(run_state, status, arrived, seen):

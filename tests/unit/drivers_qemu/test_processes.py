@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -31,8 +32,8 @@ def pretend(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     shutil.copy("/bin/sh", program)
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*words: str, cwd: Path = tmp_path) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([program, "-c", "read _", *words], cwd=cwd, stdin=subprocess.PIPE)
+    def start(*words: str, cwd: Path = tmp_path, stderr: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([program, "-c", "read _", *words], cwd=cwd, stdin=subprocess.PIPE, stderr=stderr)
         started.append(process)
         return process
 
@@ -213,3 +214,15 @@ async def test_ports_that_somebody_listens_on_are_seen(tmp_path: Path):
         udp.bind(("127.0.0.1", 0))
         taken = (await files.look(HERE, like(tmp_path), [], ports=True)).taken
         assert {("tcp", tcp.getsockname()[1]), ("udp", udp.getsockname()[1])} <= taken
+
+
+async def test_what_a_qemu_wrote_lately_is_read_wherever_its_stderr_goes(pretend, tmp_path: Path):
+    log = tmp_path / "its own log"
+    with log.open("wb") as stderr:
+        seen = await found(pretend("-name", "web", stderr=stderr).pid)
+    assert seen is not None
+    log.write_text("one\ntwo\nthree\nfour\n")
+    assert await processes.last_words(HERE, seen, since_s=5) == "two\nthree\nfour"
+    written = log.stat().st_mtime - 60
+    os.utime(log, (written, written))
+    assert await processes.last_words(HERE, seen, since_s=5) == ""

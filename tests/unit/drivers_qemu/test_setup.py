@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segue.core.capabilities import NEEDED
 from segue.core.model import DriverKind, Limits, MigrationSpec
 from segue.core.wishes import LibvirtWishes
 from segue.drivers.qemu import setup
 from segue.errors import Unsupported
 
 ALWAYS = {"events", "return-path", "late-block-activate"}
-OLD = dict.fromkeys([*setup.NEEDED, "postcopy-preempt", "xbzrle"], False)
+OLD = dict.fromkeys([*NEEDED, "postcopy-preempt", "xbzrle"], False)
 NEW = {**OLD, "switchover-ack": False}
 
 

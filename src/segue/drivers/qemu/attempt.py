@@ -102,17 +102,18 @@ class QemuAttempt:
     async def prepare(self) -> None:
         """Start the destination with the guest's own command line, and let it listen."""
         try:
-            leaving = self._leaving = await self._look_at_both()
+            leaving = self._leaving = await self._source.lately(self._spec.guest)
             here = await self._held.enter_async_context(self._source.sessions.use(leaving))
             source, destination = self._source.shell, self._destination.shell
             overrides = self._spec.overrides
             renamed = core_twin.renamed(leaving.line, overrides)
-            (aliases, default), address, self._can, observed, looks = await asyncio.gather(
+            (aliases, default), address, self._can, observed, looks, _ = await asyncio.gather(
                 setup.machines(here),
                 self._data_address(),
                 setup.capabilities(here),
                 twin.observe(here, renamed),
                 twin.first_look(source, destination, leaving),
+                self._see_both(leaving),
             )
             copied = await self._disks.create(here, leaving.cwd) if self._disks else frozenset()
             (command, moved), _ = await asyncio.gather(
@@ -133,8 +134,11 @@ class QemuAttempt:
         except (PrepareFailed, LeaseLost):
             raise
         except SegueError as error:
+            said = await self._last_words()
+            if said and await self._has_ended():
+                raise processes.not_started(self._destination.host, said) from error
             raise PrepareFailed(
-                f"{error.message}{await self._last_words()}",
+                f"{error.message}{self._quoted(said)}",
                 guest_at=f"it is on {self._source.host}, untouched",
                 hint=error.hint,
             ) from error
@@ -159,14 +163,18 @@ class QemuAttempt:
         async with self._log.acting(Action.CLOSE_CHANNEL, host.host), host.sessions.use(process) as session:
             await self._way().close(session)
 
-    async def _look_at_both(self) -> Process:
+    async def _see_both(self, leaving: Process) -> None:
+        """See that this is still the guest, and the only one.
+
+        Raises:
+            PrepareFailed: it is not.
+        """
         guest = self._spec.guest
         here, there = await asyncio.gather(self._source.process(guest), self._destination.process(guest))
-        if here is None:
+        if here is None or here.key != leaving.key:
             raise PrepareFailed(f"{guest} is gone from {self._source.host}.")
         if there is not None:
             raise PrepareFailed(f"{self._destination.host} already has a guest {guest} (pid {there.pid}).")
-        return here
 
     async def _launch(self, leaving: Process, command: argv.CommandLine) -> Process:
         monitor = absolute(leaving, argv.qmp_path(command) or "")
@@ -174,15 +182,32 @@ class QemuAttempt:
             self._launching = True
             return await processes.start(self._destination.shell, command, monitor=monitor, like=leaving)
 
-    async def _last_words(self) -> str:
-        """What the destination's QEMU wrote, as part of a sentence; empty when there is nothing to quote."""
-        if self._arriving is None:
-            return ""
-        said = ""
+    async def _has_ended(self) -> bool:
+        """A destination may end after it began to listen: QEMU makes its monitor before most of its devices."""
         with contextlib.suppress(SegueError):
-            said = await processes.last_words(self._destination.shell, self._arriving)
-        lines = causes.telling(said.splitlines())
-        self._heard = tuple(Quote(host=self._destination.host, where="QEMU", text=line) for line in lines)
+            return await self._destination.process(self._spec.guest) is None
+        return False
+
+    async def _last_words(self) -> str:
+        """What the destination's QEMU wrote; empty when there is nothing to quote. What the source's wrote is kept, too."""
+        theirs, ours = await asyncio.gather(
+            self._written_by(self._destination, self._arriving), self._written_by(self._source, self._leaving)
+        )
+        self._heard = tuple(
+            Quote(host=host.host, where="QEMU", text=line)
+            for host, said in ((self._destination, theirs), (self._source, ours))
+            for line in causes.telling(said.splitlines())
+        )
+        return theirs
+
+    async def _written_by(self, host: QemuHypervisor, process: Process | None) -> str:
+        if process is not None:
+            with contextlib.suppress(SegueError):
+                return await processes.last_words(host.shell, process, since_s=time.monotonic() - self._began)
+        return ""
+
+    def _quoted(self, said: str) -> str:
+        """That as part of a sentence."""
         return f" QEMU on {self._destination.host} says: {said}" if said else ""
 
     async def reattach(self, *, told_to_run: bool) -> None:
@@ -324,7 +349,7 @@ class QemuAttempt:
         async with self._source.sessions.use(self._need(self._leaving)) as here:
             why = fold.said((await here.query("query-migrate")).get("error-desc")).rstrip(".") or "it does not say why"
         return HypervisorError(
-            f"QEMU on {self._source.host} gave the migration up: {why}.{await self._last_words()}",
+            f"QEMU on {self._source.host} gave the migration up: {why}.{self._quoted(await self._last_words())}",
             host=self._source.host,
             raw=why,
             number=JOB,
@@ -448,12 +473,14 @@ class QemuAttempt:
                 if state == "postmigrate":  # in finish-migrate it refuses, and settles by itself in a moment
                     async with self._log.acting(Action.RESUME_SOURCE, self._source.host):
                         await here.execute("cont")
+                        if self._spec.stopped:  # QEMU knows no other way out of "postmigrate" than to run
+                            await here.execute("stop")
                 await here.woken(timeout_s=NEWS_S)
 
     # finish and confirm
 
     async def finish(self) -> None:
-        """Let the destination run, and see it run."""
+        """Let the destination run, and see it run; a guest that somebody had stopped stays stopped there."""
         if self._seen_running:
             return
         async with self._destination.sessions.use(self._need(self._arriving)) as there:
@@ -463,14 +490,29 @@ class QemuAttempt:
             async with self._within("resuming", self._destination.host):
                 while True:
                     await self._tell_to_run(there)
-                    if fold.runs(await there.query("query-status")):
+                    if self._spec.stopped or fold.runs(status := await there.query("query-status")):
                         break
+                    self._check_disks_let_it_run(status)
                     # While it still loads, "cont" says that it shall run when it is done: an event tells when that is.
                     await there.woken(timeout_s=NEWS_S)
             async with self._log.acting(Action.ANNOUNCE, self._destination.host):
                 await there.execute("announce-self", ANNOUNCE)
             self._moments = replace(self._moments, resumed_ms=there.heard_ms("RESUME"))
         self._seen_running = True
+
+    def _check_disks_let_it_run(self, status: Mapping[str, object]) -> None:
+        """See that a guest which was told to run was not stopped by a disk at once: told again, it repeats the same request.
+
+        Raises:
+            HypervisorError: it was.
+        """
+        if status.get("status") == "io-error":
+            there = self._destination.host
+            raise HypervisorError(
+                f"A disk of {self._spec.guest} stopped it on {there} with an I/O error as soon as it was told to run.",
+                host=there,
+                hint=f"Mend the storage of {there}; then 'segue recover' lets it run and ends what {self._source.host} holds.",
+            )
 
     async def _check_let_go(self) -> None:
         """See that the source cannot run the guest any more.
@@ -498,20 +540,29 @@ class QemuAttempt:
                 await asyncio.sleep(RESUME_PAUSE_S)
 
     async def _tell_to_run(self, there: Session) -> None:
-        """Tell the destination to run. From here on it may have run, whatever it answers."""
+        """Tell the destination to run. From here on it may have run, whatever it answers; one that was stopped, it only has."""
         if self._told_to_run:  # already written down
-            await there.execute("cont")
+            await self._let_run(there)
             return
-        async with self._log.acting(Action.RESUME_DESTINATION, self._destination.host):
+        stays = ", where it stays stopped" * self._spec.stopped
+        async with self._log.acting(Action.RESUME_DESTINATION, f"{self._destination.host}{stays}"):
             self._told_to_run = True
+            await self._let_run(there)
+
+    async def _let_run(self, there: Session) -> None:
+        if not self._spec.stopped:
             await there.execute("cont")
 
     async def confirm(self) -> None:
         """End the source and remove what it leaves behind. It is ended only when all of the guest has left it."""
-        if self._leaving is not None:  # else it was gone when this attempt was taken up
-            await self._release_source(self._leaving)
-        await self._close_channel(self._destination, self._arriving)
-        await self._redefine()
+        record = asyncio.create_task(launch.load(self._source.shell, self._spec.guest))  # nothing waits for it alone
+        try:
+            if self._leaving is not None:  # else it was gone when this attempt was taken up
+                await self._release_source(self._leaving)
+            await self._close_channel(self._destination, self._arriving)
+        finally:
+            await asyncio.gather(record, return_exceptions=True)
+        await self._redefine(defined=await record is not None)
         if self._disks:
             await self._disks.keep()
 
@@ -521,7 +572,7 @@ class QemuAttempt:
                 f"{self._spec.guest} was not seen to run on {self._destination.host}: {self._source.host} keeps what it has.",
                 host=self._source.host,
             )
-        if await self._source.process(self._spec.guest) is not None:
+        if self._source.sessions.reaches(leaving) or await self._source.process(self._spec.guest) is not None:
             async with self._source.sessions.use(leaving) as here:
                 migration = await here.query("query-migrate")
                 status = fold.status_of(migration)
@@ -534,10 +585,9 @@ class QemuAttempt:
         async with self._log.acting(Action.END_SOURCE, f"{self._source.host}, pid {leaving.pid}"):
             await self._quit(self._source, leaving)
 
-    async def _redefine(self) -> None:
+    async def _redefine(self, *, defined: bool) -> None:
         """Put the launch records where they were asked to be; the destination's first, so that one is always there."""
         guest = self._spec.guest
-        defined = await launch.load(self._source.shell, guest) is not None
         if self._spec.persists(defined=defined) and self._arriving is not None:
             async with self._log.acting(Action.DEFINE_DESTINATION, self._destination.host):
                 await launch.save(self._destination.shell, guest, launch.of(self._arriving))
@@ -547,10 +597,11 @@ class QemuAttempt:
 
     async def _quit(self, host: QemuHypervisor, process: Process) -> None:
         """End a QEMU, see it gone, remove what it leaves. Harmless when it is gone already, also when another has its place."""
-        there = await host.process(self._spec.guest)
+        reached = host.sessions.reaches(process)
+        there = None if reached else await host.process(self._spec.guest)
         if there is not None and there.key != process.key:
             return
-        if there is not None:
+        if reached or there is not None:
             with contextlib.suppress(HypervisorError):  # deaf, or gone before it answered: it is ended by its pid below
                 async with host.sessions.use(process) as session:
                     await session.execute("quit")
@@ -580,7 +631,7 @@ class QemuAttempt:
         return None
 
     async def testimony(self) -> Sequence[Quote]:
-        """What the destination's QEMU had written when it failed; its log is gone by now."""
+        """What both QEMUs had written when it failed; a destination's log is gone by now."""
         return self._heard
 
     async def aclose(self) -> None:

@@ -84,6 +84,8 @@ def sighting(run_state: str, migration: Mapping[str, object], *, arrived_here: b
         return Sighting.POSTCOPY_PAUSED
     if seen is Sighting.PAUSED and arrived_here and run_state in ("paused", "prelaunch"):
         # With -S the guest stands in "prelaunch" before it listens and in "paused" once all has arrived.
+        if run_state == "paused" and job in (JobStatus.CANCELLED, JobStatus.FAILED):  # later, on its way from here
+            return Sighting.PAUSED
         return Sighting.SWITCHOVER if job is JobStatus.COMPLETED else Sighting.INCOMING
     if seen is Sighting.PAUSED and job in (JobStatus.ACTIVE, JobStatus.SWITCHOVER):
         return Sighting.SWITCHOVER

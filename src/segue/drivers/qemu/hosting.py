@@ -26,6 +26,7 @@ _NOW: Final[Mapping[str, tuple[str, Mapping[str, object] | None]]] = {
     "query-version": ("query-version", None),
     "query-kvm": ("query-kvm", None),
     "query-migrate": ("query-migrate", None),
+    "capabilities": ("query-migrate-capabilities", None),
     "query-block": ("query-block", None),
     "query-cpus-fast": ("query-cpus-fast", None),
     "query-hotpluggable-cpus": ("query-hotpluggable-cpus", None),
@@ -46,6 +47,7 @@ _ASKED: Final = (
     {"execute": "query-machines", "id": "machines"},
     {"execute": "query-cpu-model-expansion", "arguments": _MAX, "id": "cpu"},
     {"execute": "qom-list-types", "arguments": {"implements": "device", "abstract": False}, "id": "types"},
+    {"execute": "query-migrate-capabilities", "id": "capabilities"},
     {"execute": "quit", "id": "quit"},
 )
 _HUGE: Final = r"""
@@ -115,19 +117,17 @@ async def offer(shell: HostShell, wanted: Parts) -> Offer:
         HostUnreachable, AnswerNotSeen: the host does not answer.
     """
     words = (wanted.emulator, wanted.accelerator, *(json.dumps(one) for one in _ASKED))
-    answers = await ask_all(
-        shell,
-        [
-            Question(name="accelerators", script=_ACCELERATORS),
-            Question(name="qemu", script=_QEMU, words=words),
-            Question(name="memory", script="cat /proc/meminfo"),
-            Question(name="huge", script=_HUGE),
-            Question(name="nodes", script=_NODES),
-            Question(name="cpus", script="nproc"),
-            Question(name="lockable", script=_LOCKABLE, words=(wanted.user,)),
-        ],
-        deadline_s=OFFER_DEADLINE_S,
-    )
+    of_qemu = [Question(name="qemu", script=_QEMU, words=words)]
+    others = [
+        Question(name="accelerators", script=_ACCELERATORS),
+        Question(name="memory", script="cat /proc/meminfo"),
+        Question(name="huge", script=_HUGE),
+        Question(name="nodes", script=_NODES),
+        Question(name="cpus", script="nproc"),
+        Question(name="lockable", script=_LOCKABLE, words=(wanted.user,)),
+    ]
+    both = await asyncio.gather(*(ask_all(shell, some, deadline_s=OFFER_DEADLINE_S) for some in (of_qemu, others)))
+    answers = {**both[0], **both[1]}
     said = _said(answers["qemu"])
     if "version" not in said:
         last = answers["qemu"].text.splitlines()[-1:] or ["it said nothing"]
@@ -144,6 +144,7 @@ async def offer(shell: HostShell, wanted: Parts) -> Offer:
         lacking=missing if "cpu" in said and wanted.cpu.features else None,
         baseline=f"-cpu {','.join([wanted.cpu.model, *(f'-{name}' for name in missing)])}" if missing else "",
         types=bare.types_of(said.get("types")),
+        capabilities=bare.capabilities_of(said.get("capabilities")),
         memory=_memory(shell.name, answers),
         cpus=int(answers["cpus"].text) if answers["cpus"].text.isdigit() else 0,
     )

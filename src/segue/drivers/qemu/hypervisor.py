@@ -13,8 +13,9 @@ from segue.core.measured import Touched, Window
 from segue.core.mends import Mend, Mended
 from segue.core.model import DriverKind, Guest, GuestProcess, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor
-from segue.core.preflight.facts import Offer, Parts, Standing
+from segue.core.preflight.facts import Objection, Offer, Parts, Standing
 from segue.drivers.qemu import fold, hosting, launch, measure, mending, processes, standing
+from segue.drivers.qemu import twin as twins
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Sessions, absolute, no_monitor
 from segue.errors import HostUnreachable, HypervisorError, PrepareFailed, RefusedError, SegueError
@@ -22,13 +23,15 @@ from segue.hosts import HostShell
 from segue.hosts.shell import checked
 
 FACTS_DEADLINE_S: Final = 10.0
+LATELY_S: Final = 2.0
+"""So long whoever only looks at a guest may go by the process that was listed when it was found."""
 LOOK_DEADLINE_S: Final = 3.0
 """For a monitor to say what it shows. Later it is "unknown", which nobody acts on."""
 
 # Who shows the same processes is the same host, by whatever name or network it was reached: one boot of one kernel, one PID
 # namespace. A machine id tells less: containers and cloned machines share it.
-_FACTS: Final = r"""
-cat /proc/sys/kernel/random/boot_id && readlink /proc/self/ns/pid || exit
+_IDENTITY: Final = "cat /proc/sys/kernel/random/boot_id && exec readlink /proc/self/ns/pid"
+_VERSION: Final = r"""
 { qemu-system-"$(uname -m)" --version || qemu-kvm --version || /usr/libexec/qemu-kvm --version; } 2>/dev/null | head -n 1
 """
 
@@ -45,7 +48,10 @@ class QemuHypervisor:
         self.address: Final = address
         self.shell: Final = shell
         self.sessions: Final = Sessions(shell)
-        self._facts: asyncio.Task[HostFacts] | None = None
+        self._identity: asyncio.Task[str] | None = None
+        self._listed: tuple[float, list[Process]] = (0.0, [])
+        self._next_listing: asyncio.Task[list[Process]] | None = None
+        self._listings: set[asyncio.Task[list[Process]]] = set()
 
     @property
     def host(self) -> str:
@@ -53,22 +59,26 @@ class QemuHypervisor:
         return self.address.name
 
     async def facts(self) -> HostFacts:
-        """QEMU's version, and what tells this host from others; asked once."""
-        if self._facts is None:
-            self._facts = asyncio.create_task(self._ask_facts())
-        return await asyncio.shield(self._facts)
-
-    async def _ask_facts(self) -> HostFacts:
-        command = ["sh", "-c", _FACTS]
-        done = checked(self.host, command, await self.shell.run(command, deadline_s=FACTS_DEADLINE_S))
-        boot, namespace, *version = done.stdout.decode(errors="replace").splitlines()
-        words = version[0].split() if version else []
+        """QEMU's version, and what tells this host from others. It takes the start of a QEMU."""
+        identity, version = await asyncio.gather(self.identity(), self._asked(_VERSION))
+        words = version.split()
         return HostFacts(
             host=self.host,
             driver=DriverKind.QEMU,
             hypervisor=f"QEMU {words[3]}" if len(words) > 3 else "QEMU (not on the PATH)",
-            identity=f"{boot} {namespace}",
+            identity=identity,
         )
+
+    async def identity(self) -> str:
+        """One boot of one kernel, and a PID namespace; asked once."""
+        if self._identity is None:
+            self._identity = asyncio.create_task(self._asked(_IDENTITY))
+        return await asyncio.shield(self._identity)
+
+    async def _asked(self, script: str) -> str:
+        command = ["sh", "-c", script]
+        done = checked(self.host, command, await self.shell.run(command, deadline_s=FACTS_DEADLINE_S))
+        return " ".join(done.stdout.decode(errors="replace").split())
 
     async def process(self, guest: str) -> Process | None:
         """The QEMU of that guest; ``None`` when there is none.
@@ -76,15 +86,28 @@ class QemuHypervisor:
         Raises:
             HypervisorError: there are two.
         """
-        found = [process for process in await processes.found(self.shell) if guest in (process.name, argv.uuid(process.line))]
+        found = [process for process in await self._processes() if process.is_of(guest)]
         if len(found) > 1:
             pids = ", ".join(str(process.pid) for process in found)
             raise HypervisorError(f"Two QEMUs on {self.host} are called {guest}: pids {pids}.", host=self.host)
         return found[0] if found else None
 
+    async def _processes(self) -> list[Process]:
+        """All QEMUs as they are from now on. Those who ask in one turn of the loop share a listing, which begins after it."""
+        if self._next_listing is None:
+            self._next_listing = asyncio.create_task(self._list())
+            self._listings.add(self._next_listing)
+            self._next_listing.add_done_callback(self._listings.discard)
+        return await asyncio.shield(self._next_listing)
+
+    async def _list(self) -> list[Process]:
+        self._next_listing = None  # whoever asks from now on wants what is newer
+        return await processes.found(self.shell)
+
     async def guests(self) -> Sequence[Guest]:
         """All QEMUs that libvirt does not manage, and those that are not there but have a launch record."""
-        found, known = await asyncio.gather(processes.found(self.shell), launch.known(self.shell))
+        found, known = await asyncio.gather(self._processes(), launch.known(self.shell))
+        self._listed = (time.monotonic(), found)
         records = {record.process.name: record for record in known}
         running = await asyncio.gather(*(self._guest(process, persistent=process.name in records) for process in found))
         names = {guest.name for guest in running}
@@ -104,15 +127,25 @@ class QemuHypervisor:
 
     async def standing(self, guest: str) -> Standing:
         """What a QEMU is doing, and what its disks hold besides."""
-        process = await self._there(guest)
+        process = await self.lately(guest)
         async with self.sessions.use(process) as session:
             return await standing.look(session, arrived_here=process.line.has("incoming"))
 
     async def parts(self, guest: str) -> Parts:
         """What a running QEMU is made of, by its command line and its own answers."""
-        process = await self._there(guest)
+        process = await self.lately(guest)
         async with self.sessions.use(process) as session:
             return await hosting.parts(session, process)
+
+    async def lately(self, guest: str) -> Process:
+        """The QEMU of that guest as it was when guests were listed a moment ago, or as it is now.
+
+        Raises:
+            HypervisorError: there is none, or there are two.
+        """
+        at, listed = self._listed
+        known = [process for process in listed if process.is_of(guest)]
+        return known[0] if len(known) == 1 and time.monotonic() - at < LATELY_S else await self._there(guest)
 
     async def _there(self, guest: str) -> Process:
         process = await self.process(guest)
@@ -124,8 +157,11 @@ class QemuHypervisor:
         """What a QEMU of this host could give to that guest; one without a machine is started for a moment, and asked."""
         return await hosting.offer(self.shell, wanted)
 
-    async def refuse(self, spec: MigrationSpec, destination: Hypervisor) -> None:
-        """What cannot be done is refused by the attempt, which compares both command lines."""
+    async def objections(self, spec: MigrationSpec, destination: Hypervisor) -> tuple[Objection, ...]:  # noqa: ARG002
+        """What no command line can say of the guest as it is now; parts that are to have another place, and are not there."""
+        process = await self.lately(spec.guest)
+        async with self.sessions.use(process) as session:
+            return await twins.objections(session, process.line, spec)
 
     async def before(self, guest: str, mend: Mend) -> str:
         """What its monitor would be told to have it back."""
@@ -151,8 +187,7 @@ class QemuHypervisor:
         """By QEMU's own sampling of pages."""
         process = await self._running(guest)
         async with self.sessions.use(process) as session:
-            memory_bytes = argv.memory_bytes(process.line)
-            return await measure.dirtied(session, host=self.host, seconds=seconds, memory_bytes=memory_bytes)
+            return await measure.dirtied(session, self.shell, process, seconds=seconds)
 
     async def _running(self, guest: str) -> Process:
         process = await self.process(guest)
@@ -256,9 +291,10 @@ class QemuHypervisor:
 
     async def aclose(self) -> None:
         """Disconnect from all monitors and from the host. May be repeated."""
-        if self._facts is not None:
-            self._facts.cancel()
-            await asyncio.gather(self._facts, return_exceptions=True)
+        asked = [*self._listings, *([self._identity] if self._identity is not None else [])]
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
         await self.sessions.aclose()
         await self.shell.aclose()
 

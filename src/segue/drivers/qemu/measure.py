@@ -9,13 +9,14 @@ and the reading of answers.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from typing import Final
 
 from segue import units
 from segue.core import argv
 from segue.core.measured import Range, Touched, Window, sampled
-from segue.drivers.qemu.processes import Process
+from segue.drivers.qemu.processes import Process, stat_field
 from segue.drivers.qemu.session import Session
 from segue.errors import HypervisorError
 from segue.hosts import HostShell
@@ -29,6 +30,8 @@ GRACE_S: Final = 5.0
 SENT_PERCENT: Final = 92
 """Of resident memory some pages are all zeros, which QEMU sends as such: 6 to 10 % were seen in small guests."""
 SMAPS_DEADLINE_S: Final = 5.0
+TICKS_PER_S: Final = 100
+"""Of user space's clock, on all of Linux's architectures (proc(5), USER_HZ)."""
 _MAPPING: Final = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ ")
 _FIGURE: Final = re.compile(rb"^(Size|Rss|Swap|Private_Hugetlb|Shared_Hugetlb): +([0-9]+) kB$")
 _IN_USE: Final = (b"Rss", b"Swap", b"Private_Hugetlb", b"Shared_Hugetlb")
@@ -72,18 +75,35 @@ def in_use(smaps: bytes, memory_bytes: int | None) -> Touched:
     return Touched(bytes=Range(low=most * 3 // 4, likely=most * 85 // 100, high=most), how="resident memory of the QEMU process")
 
 
-async def dirtied(session: Session, *, host: str, seconds: int, memory_bytes: int | None) -> Window:
-    """Let QEMU watch for so many seconds.
+async def dirtied(session: Session, shell: HostShell, process: Process, *, seconds: int) -> Window:
+    """Let QEMU watch for so many seconds, and see how busy it is meanwhile.
 
     Raises:
         HypervisorError: it does not know how (before 5.2), or is measuring for somebody else.
     """
+    before = await _cpu_time(shell, process)
     await session.execute("calc-dirty-rate", {"calc-time": seconds, "sample-pages": SAMPLES_PER_GIB})
     await asyncio.sleep(seconds)
+    after = await _cpu_time(shell, process)
     try:
         async with asyncio.timeout(GRACE_S):
             while (answer := await session.query("query-dirty-rate")).get("status") != "measured":  # noqa: ASYNC110  # no event
                 await asyncio.sleep(LOOK_S)
     except TimeoutError:
-        raise HypervisorError(f"QEMU measures no dirty rate: {answer.get('status')}.", host=host) from None
-    return sampled(answer.get("dirty-rate"), seconds=seconds, per_gib=SAMPLES_PER_GIB, memory_bytes=memory_bytes)
+        raise HypervisorError(f"QEMU measures no dirty rate: {answer.get('status')}.", host=shell.name) from None
+    return sampled(
+        answer.get("dirty-rate"),
+        seconds=seconds,
+        per_gib=SAMPLES_PER_GIB,
+        memory_bytes=argv.memory_bytes(process.line),
+        busy_percent=None if before is None or after is None else (after - before) * 100 // (seconds * TICKS_PER_S),
+    )
+
+
+async def _cpu_time(shell: HostShell, process: Process) -> int | None:
+    """What QEMU's threads have used up to now, in ticks; ``None`` where that cannot be read."""
+    stat = await shell.run(["cat", f"/proc/{process.pid}/stat"], deadline_s=SMAPS_DEADLINE_S)
+    if stat.status:
+        return None
+    line = os.fsdecode(stat.stdout)
+    return stat_field(line, 14) + stat_field(line, 15)  # utime and stime

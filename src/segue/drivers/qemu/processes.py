@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import posixpath
 import re
@@ -125,6 +126,14 @@ rm -f -- "$@"
 """
 
 
+# $1 pid, $2 the log of one that Segue started, $3 seconds: what was last written there, within these.
+_LAST_WORDS: Final = r"""
+log=/proc/$1/fd/2
+[ -f "$log" ] || log=$2
+written=$(stat -L -c %Y -- "$log" 2>/dev/null) && [ $(($(date +%s) - written)) -le "$3" ] && tail -n 3 -- "$log"
+exit 0
+"""
+
 # $1 monitor, then files that go with it: removed where nobody listens on it.
 _SWEEP: Final = r"""
 while read -r _ _ _ _ _ _ _ path; do
@@ -162,6 +171,10 @@ class Process:
     def name(self) -> str:
         """The guest's name, or for a guest without one its pid in words."""
         return argv.guest_name(self.line) or f"pid{self.pid}"
+
+    def is_of(self, guest: str) -> bool:
+        """That is the guest's name, or its UUID."""
+        return guest in (self.name, argv.uuid(self.line))
 
     @property
     def key(self) -> str:
@@ -223,8 +236,13 @@ def read_record(record: bytes, environment: bytes = b"") -> Process | None:
 
 
 def _started(stat: str) -> int:
-    """The start time in a line of /proc/PID/stat: field 22 (proc(5)); the name in it may hold anything, field 3 follows."""
-    return int(stat.rpartition(")")[2].split()[22 - 3])
+    """The start time in a line of /proc/PID/stat: field 22 (proc(5))."""
+    return stat_field(stat, 22)
+
+
+def stat_field(stat: str, number: int) -> int:
+    """A field of a line of /proc/PID/stat, by its number in proc(5): the name in it may hold anything, field 3 follows."""
+    return int(stat.rpartition(")")[2].split()[number - 3])
 
 
 def _is_libvirts(command: CommandLine) -> bool:
@@ -256,15 +274,20 @@ async def start(shell: HostShell, command: CommandLine, *, monitor: str, like: P
     script = ["sh", "-c", _START, "sh", log_of(monitor), monitor, cwd, _user(like), *words]
     done = await shell.run(script, deadline_s=START_DEADLINE_S)
     if done.status:
-        raise PrepareFailed(
-            f"QEMU does not start on {shell.name}: {done.complaint or f'status {done.status}, and it said nothing'}",
-            host=shell.name,
-            raw=done.complaint,
-            hint=f"{shell.name} must have all that the guest's command line names, at the same paths.",
-        )
+        raise not_started(shell.name, done.complaint or f"status {done.status}, and it said nothing")
     pid, stat = os.fsdecode(done.stdout).split("\n", 1)
     return Process(
         pid=int(pid), started=_started(stat), mine=True, cwd=cwd, line=command, user=like.user, environment=like.environment
+    )
+
+
+def not_started(host: str, said: str) -> PrepareFailed:
+    """It ended before it could be asked anything, with these words."""
+    return PrepareFailed(
+        f"QEMU does not start on {host}: {said}",
+        host=host,
+        raw=said,
+        hint=f"{host} must have all that the guest's command line names, at the same paths.",
     )
 
 
@@ -273,12 +296,18 @@ def _user(like: Process) -> str:
     return "" if like.line.has("runas", "run-with") else like.user
 
 
-async def last_words(shell: HostShell, process: Process) -> str:
-    """The end of what a QEMU wrote that Segue started; empty when there is nothing to read."""
+async def last_words(shell: HostShell, process: Process, *, since_s: float) -> str:
+    """The end of what a QEMU wrote to its stderr, where that is a file; empty when there is none, or it is older.
+
+    Args:
+        shell: its host.
+        process: it; of one that has ended only what Segue started can be read.
+        since_s: so many seconds back.
+    """
     monitor = argv.qmp_path(process.line)
     log = posixpath.join(process.cwd or "/", log_of(monitor or ""))
-    done = await shell.run(["tail", "-n", "3", "--", log], deadline_s=LIST_DEADLINE_S)
-    return os.fsdecode(done.stdout).strip()
+    script = ["sh", "-c", _LAST_WORDS, "sh", str(process.pid), log, str(math.ceil(since_s))]
+    return os.fsdecode((await shell.run(script, deadline_s=LIST_DEADLINE_S)).stdout).strip()
 
 
 async def see_gone(shell: HostShell, process: Process) -> None:

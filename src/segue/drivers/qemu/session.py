@@ -314,6 +314,11 @@ class Sessions:
                     del self._open[key]
                 await shared.aclose()
 
+    def reaches(self, process: Process) -> bool:
+        """A session with it is open, as far as is known: so it is there, and nobody else has its place."""
+        shared = self._open.get(process.key)
+        return shared is not None and shared.opening.done() and not shared.is_dead
+
     async def _connect(self, process: Process) -> Session:
         path = argv.qmp_path(process.line)
         if path is None:

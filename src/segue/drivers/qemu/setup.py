@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
+from segue.core import capabilities as wanted
 from segue.core.model import Limits, MigrationSpec
 from segue.core.policy import Policy
 from segue.core.record import Settings
@@ -55,32 +56,6 @@ def throttling(limits: Limits, policy: Policy | None) -> dict[str, int]:
     return {"cpu-throttle-initial": min(initial, most), "cpu-throttle-increment": min(increment, most), "max-cpu-throttle": most}
 
 
-# Capability → when it is wanted (qapi/migration.json, MigrationCapability). Everything else is turned off, also what somebody
-# else had turned on: both sides must agree, and a leftover may change what the stream looks like.
-#
-# Without the return path QEMU under-reports downtime: 2 to 43 ms were said when a guest stood for 97 to 128 ms, with it both
-# agree within 5 ms. Disks are taken over only when the destination is told to run (late-block-activate). That the source stops
-# and waits before the switchover (pause-before-switchover) costs a round trip of downtime; only disks that are copied need it.
-NEEDED: Final[dict[str, Callable[[MigrationSpec], bool]]] = {
-    "events": lambda _: True,
-    "return-path": lambda _: True,
-    "late-block-activate": lambda _: True,
-    "auto-converge": lambda spec: spec.limits.auto_converge,
-    "postcopy-ram": lambda spec: spec.limits.postcopy,
-    "multifd": lambda spec: spec.connections > 1,
-    "xbzrle": lambda spec: "xbzrle" in spec.libvirt.compression,
-    "pause-before-switchover": lambda spec: spec.disks is not None,
-}
-# Wanted where both know it. switchover-ack (QEMU 8.1): the source switches over when the destination has made its devices ready.
-# postcopy-preempt: a page that the guest waits for overtakes the others. QEMU 7.2 knows it too, in another form on the wire than
-# 8.0 (hw/core/machine.c, x-preempt-pre-7-2), so it is wanted only where switchover-ack tells that both are newer.
-HELPFUL: Final[dict[str, Callable[[MigrationSpec], bool]]] = {
-    "switchover-ack": lambda _: True,
-    "postcopy-preempt": lambda spec: spec.limits.postcopy,
-}
-_TELLS_NEWER: Final = "switchover-ack"
-
-
 def negotiate(here: Mapping[str, bool], there: Mapping[str, bool], spec: MigrationSpec) -> frozenset[str]:
     """The capabilities that both QEMUs are to have on.
 
@@ -92,7 +67,7 @@ def negotiate(here: Mapping[str, bool], there: Mapping[str, bool], spec: Migrati
     Raises:
         Unsupported: one of them does not know what is needed.
     """
-    needed = {name for name, wanted in NEEDED.items() if wanted(spec)}
+    needed = wanted.needed(spec)
     for host, known in ((spec.source, here), (spec.destination, there)):
         if missing := sorted(needed - known.keys()):
             raise Unsupported(
@@ -100,8 +75,8 @@ def negotiate(here: Mapping[str, bool], there: Mapping[str, bool], spec: Migrati
                 hint="Ask for less, or move the guest to a host with a newer QEMU when it can be shut down.",
             )
     both = here.keys() & there.keys()
-    helpful = {name for name, wanted in HELPFUL.items() if wanted(spec)} & both if _TELLS_NEWER in both else set()
-    return frozenset(needed | helpful)
+    helpful = {name for name, wants in wanted.HELPFUL.items() if wants(spec)} & both if wanted.TELLS_NEWER in both else set()
+    return needed | helpful
 
 
 async def capabilities(session: Session) -> dict[str, bool]:

@@ -17,12 +17,15 @@ from segue.core import twin as rewrite
 from segue.core.argv import CommandLine
 from segue.core.devices import Shape
 from segue.core.live import Live
+from segue.core.model import MigrationSpec
+from segue.core.preflight.facts import Objection
+from segue.core.preflight.findings import Seen
 from segue.core.reproduce import Property
 from segue.core.twin import Port
 from segue.drivers.qemu.files import Look, check, look, look_at_both
 from segue.drivers.qemu.processes import Process
 from segue.drivers.qemu.session import Session
-from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed
+from segue.errors import AnswerNotSeen, HypervisorError, PrepareFailed, Unsupported
 from segue.hosts import HostShell
 
 Question = tuple[str, Mapping[str, object] | None]
@@ -104,6 +107,37 @@ async def up_to_date(session: Session, line: CommandLine, observed: Observed) ->
     ports = devices.usb_ports(observed.shape, now.devices)
     found = await asyncio.gather(*(_properties(session, key, now, ports.get(key)) for key in keys))
     return reproduce.reproduced(line, now, dict(zip(keys, found, strict=True)))
+
+
+async def objections(session: Session, line: CommandLine, spec: MigrationSpec) -> tuple[Objection, ...]:
+    """What stands against starting the same guest elsewhere from a command line, before anything is touched.
+
+    Args:
+        session: with the guest.
+        line: with which it was started.
+        spec: what was asked for.
+
+    Raises:
+        HypervisorError, AnswerNotSeen: it cannot be asked.
+    """
+    found: list[Objection] = []
+
+    def against(error: Unsupported, code: str) -> None:
+        seen = Seen(host=session.host, what="its command line, and what it has now")
+        found.append(Objection(code=code, sentence=error.message, seen=seen, fix=error.hint))
+
+    now = line
+    try:
+        now = await up_to_date(session, line, await observe(session, {}))
+    except Unsupported as error:
+        against(error, "unsupported")
+    for part, value in spec.overrides:
+        try:
+            # Of a disk the file that the guest was started with is looked for, of all else what it has now.
+            rewrite.overridden(line if part.startswith("disk.") else now, part, value)
+        except Unsupported as error:
+            against(error, "asked")
+    return tuple(found)
 
 
 async def first_look(source: HostShell, destination: HostShell, leaving: Process) -> tuple[Look, Look]:

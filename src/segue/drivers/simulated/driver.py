@@ -12,7 +12,7 @@ from segue.core.measured import Range, Touched, Window
 from segue.core.mends import Mend, Mended
 from segue.core.model import Control, DriverKind, Guest, GuestState, HostAddress, HostFacts, JobStatus, MigrationSpec, Progress
 from segue.core.ports import ActionLog, Hypervisor
-from segue.core.preflight.facts import Cpu, HostMemory, Memory, Offer, Parts, Standing
+from segue.core.preflight.facts import Cpu, HostMemory, Memory, Objection, Offer, Parts, Standing
 from segue.core.record import Action, Settings
 from segue.drivers.simulated.world import SimGuest, Stream, World
 from segue.errors import HostUnreachable, HypervisorError, PrepareFailed, Unsupported
@@ -41,6 +41,10 @@ class SimulatedHypervisor:
     async def facts(self) -> HostFacts:
         """A host that says it is simulated."""
         return HostFacts(host=self._host, driver=DriverKind.SIMULATED, hypervisor="simulated", identity=self._host)
+
+    async def identity(self) -> str:
+        """Its name: there is one world."""
+        return self._host
 
     async def guests(self) -> Sequence[Guest]:
         """Every guest that shows on this host."""
@@ -126,8 +130,9 @@ class SimulatedHypervisor:
             sighting = Sighting.ABSENT
         return Evidence(host=self._host, sighting=sighting, seen_at_ms=self.world.now_ms, raw=f"simulated: {sighting}")
 
-    async def refuse(self, spec: MigrationSpec, destination: Hypervisor) -> None:
+    async def objections(self, spec: MigrationSpec, destination: Hypervisor) -> tuple[Objection, ...]:  # noqa: ARG002
         """Everything can be done here."""
+        return ()
 
     async def aclose(self) -> None:
         """Nothing to close."""
@@ -239,8 +244,7 @@ class SimulatedAttempt:
             raise HypervisorError(f"The guest is gone from {self._source}.", host=self._source)
         if not job.status.is_final and there is None:
             job.status = JobStatus.FAILED
-        if not self._world.cut:
-            job.tick()
+        job.tick()
         if job.status is JobStatus.COMPLETED and here is not Sighting.POSTMIGRATE:
             self._hand_over()
         return job.sample()

@@ -109,9 +109,11 @@ class Stream:
         return min(self.world.link_bps, self.bandwidth_bps or self.world.link_bps)
 
     def tick(self) -> None:
-        """Let `TICK_MS` pass."""
+        """Let `TICK_MS` pass, also where the link is cut: then nothing moves in it."""
         self.world.now_ms += TICK_MS
         self.round_ms += TICK_MS
+        if self.world.cut:
+            return
         moved = min(self.left_bytes, self.rate_bps * TICK_MS // 1000)
         self.left_bytes -= moved
         self.sent_bytes += moved
