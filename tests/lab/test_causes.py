@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ from segue.errors import HostUnreachable
 from segue.lab import Lab, guests
 from segue.lab.guests import GuestSpec
 from tests.faults.play import restart_libvirtd
+from tests.lab.conftest import SEGUE
 from tests.support.inside import Inside
 from tests.support.sayings import addresses, tiny, told
 
@@ -110,6 +113,33 @@ def test_a_bridge_that_the_destination_has_not(lab: Lab, why: Why) -> None:
         sh(lab, "alpha", "ip link delete br7")
     assert seen.cause is Cause.BRIDGE_MISSING
     assert seen.sentence == "beta has no network device br7."
+
+
+def test_a_network_of_libvirt_that_the_destination_has_not(lab: Lab, why: Why) -> None:
+    lan = '<network><name>told</name><forward mode="bridge"/><bridge name="br0"/></network>'
+    lab.host_path("alpha", "/run/told-lan.xml").write_text(lan, encoding="utf-8")
+    sh(lab, "alpha", "virsh -q net-create /run/told-lan.xml")
+    try:
+        with tiny(lab, "told-lan", "<interface type='network'><source network='told'/></interface>") as guest:
+            seen = why(guest)
+    finally:
+        sh(lab, "alpha", "virsh -q net-destroy told")
+    assert seen.cause is Cause.NETWORK_MISSING
+    assert seen.sentence == "beta has no active libvirt network told."
+
+
+def test_a_display_whose_port_or_address_the_destination_cannot_give(lab: Lab, why: Why) -> None:
+    listen = "setsid --fork sh -c 'echo $$ >/run/told.pid; exec nc -lk 5977' >/dev/null 2>&1 </dev/null"
+    sh(lab, "beta", f"{listen}; until ss -ltn | grep -q :5977; do sleep .02; done")
+    try:
+        with tiny(lab, "told-vnc", "<graphics type='vnc' port='5977' autoport='no'/>") as guest:
+            seen = why(guest)
+    finally:
+        sh(lab, "beta", "kill $(cat /run/told.pid)")
+    assert seen.cause is Cause.DISPLAY_PORT
+    assert ":77" in seen.sentence
+    with tiny(lab, "told-display", "<graphics type='vnc' listen='10.77.0.11'/>") as guest:
+        assert why(guest).cause is Cause.DISPLAY_ADDRESS
 
 
 IMAGE = "/var/lib/libvirt/told.img"
@@ -218,9 +248,69 @@ def test_a_daemon_that_lets_nobody_in(lab: Lab, inside: Inside) -> None:
     assert error.quotes
 
 
-def test_a_daemon_that_is_not_there(lab: Lab, inside: Inside) -> None:
-    sh(lab, "beta", "kill -KILL $(pidof libvirtd)")
+SASL = """
+printf 'mech_list: digest-md5\\nsasldb_path: /etc/libvirt/passwd.db\\n' >/etc/sasl2/libvirt.conf
+echo secret | saslpasswd2 -p -c -a libvirt -u beta -f /etc/libvirt/passwd.db segue
+"""
+SASL_CLIENT = "[credentials-lab]\nauthname=segue\npassword={password}\n[auth-libvirt-beta]\ncredentials=lab\n"
+
+
+def test_a_daemon_that_asks_for_a_password_takes_it_from_auth_conf(lab: Lab) -> None:
+    ask = [SEGUE, "hosts", "qemu+tcp://beta/system"]
+    secrets = lab.host_path("admin", "/etc/libvirt/auth.conf")
+    asked: list[tuple[int, str]] = []
+    sh(lab, "beta", SASL)
     try:
+        with configured(lab, LIBVIRTD, without="auth_tcp", line='auth_tcp = "sasl"'):
+            for password in ("secret", "guessed"):
+                secrets.write_text(SASL_CLIENT.format(password=password), encoding="utf-8")
+                done = asyncio.run(lab.run("admin", ask, check=False))
+                asked.append((done.status, done.stderr))
+    finally:
+        secrets.unlink(missing_ok=True)
+    assert [status for status, _ in asked] == [0, 6], asked
+    assert "does not let this user in" in asked[1][1]
+    assert "secret" not in asked[0][1] + asked[1][1]
+
+
+POLKIT = Path("/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service")
+WITH_POLKIT = """
+mkdir -p /run/dbus; dbus-daemon --system --fork --print-pid=1; setsid {polkitd} >/dev/null 2>&1 & echo $!
+until dbus-send --system --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.NameHasOwner \\
+    string:org.freedesktop.PolicyKit1 | grep -q true; do sleep 0.05; done
+"""
+
+
+@contextlib.contextmanager
+def polkit(lab: Lab) -> Iterator[None]:
+    """Beta has a user besides root, and asks polkit who may come in by the daemon's socket, as distributions have it."""
+    users = lab.host_path("beta", "/etc/passwd")
+    before = users.read_text(encoding="utf-8")
+    users.write_text(f"{before}somebody:x:1099:65534::/tmp:/bin/sh\n", encoding="utf-8")
+    [polkitd] = re.findall(r"^Exec=(.+)$", POLKIT.read_text(encoding="utf-8"), re.MULTILINE)
+    pids = sh(lab, "beta", WITH_POLKIT.format(polkitd=polkitd)).split()
+    try:
+        with configured(lab, LIBVIRTD, without="auth_unix_rw", line='auth_unix_rw = "polkit"'):
+            try:
+                yield
+            finally:  # before the daemon is started anew: one that loses its bus ends
+                sh(lab, "beta", f"kill {' '.join(pids)}")
+    finally:
+        users.write_text(before, encoding="utf-8")
+
+
+def test_a_user_to_whom_polkit_gives_no_rights(lab: Lab) -> None:
+    with polkit(lab):
+        done = asyncio.run(lab.run("admin", [SEGUE, "guests", "qemu+ssh://somebody@beta/system"], check=False))
+        ours = asyncio.run(lab.run("admin", [SEGUE, "guests", "qemu+ssh://root@beta/system"], check=False))
+    assert (done.status, ours.status) == (6, 0), done.stderr + ours.stderr
+    assert "libvirt's daemon of beta does not let this user in." in done.stderr
+    assert "polkit rules for a user who is not root, or come by ssh as root: qemu+ssh://root@beta/system." in done.stderr
+
+
+def test_a_daemon_that_is_not_there(lab: Lab, inside: Inside) -> None:
+    try:
+        sh(lab, "beta", "kill -KILL $(pidof libvirtd)")
         error = unreachable(lab, inside)
     finally:
         asyncio.run(restart_libvirtd(lab, "beta"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 
 import libvirt
@@ -63,6 +64,12 @@ def test_every_cause_can_come_up():
     assert set(BY_DOMAIN) == {(number, area) for number, area in BY_DOMAIN if number in LIBVIRT and area in DOMAINS}
 
 
+def test_every_pattern_names_what_it_finds():
+    """They are compiled when they are first needed: none may fail then."""
+    for _, pattern in CLUES:
+        assert all(name.startswith("it") for name in re.compile(pattern).groupindex)
+
+
 # --- what was really said: libvirt 9.0 and QEMU 7.2 in a lab of two hosts
 
 SEEN = [
@@ -116,6 +123,30 @@ SEEN = [
         Cause.HUGE_PAGES,
         "beta",
     ),
+    (
+        38,
+        "NONE",
+        "cannot limit locked memory of process 1191 to 268435456: Operation not permitted",
+        Cause.MEMORY_LOCK,
+        "alpha",
+    ),
+    (
+        1,
+        "QEMU",
+        "internal error: process exited while connecting to monitor: qemu-system-x86_64: -vnc 127.0.0.1:77,audiodev=audio1: "
+        "Failed to find an available port: Address already in use",
+        Cause.DISPLAY_PORT,
+        "127.0.0.1:77",
+    ),
+    (
+        1,
+        "QEMU",
+        "internal error: process exited while connecting to monitor: qemu-system-x86_64: -vnc 10.77.0.11:0,audiodev=audio1: "
+        "Failed to bind socket: Cannot assign requested address",
+        Cause.DISPLAY_ADDRESS,
+        "10.77.0.11:0",
+    ),
+    (1, "QEMU", "internal error: qemu-system-x86_64: unsupported machine type", Cause.MACHINE, "beta"),
     (1, "QEMU", "internal error: Attempt to migrate guest to the same host 897fbd92", Cause.SAME_HOST, "host_uuid"),
     (
         1,

@@ -4,7 +4,8 @@
 `explain` puts a sentence together. Nothing here decides what is done about an error: only what a person reads.
 """
 
+from segue.core.causes.codes import HALF
 from segue.core.causes.explain import Explained, Quote, Scene, explain, explained, telling
 from segue.core.causes.words import Cause
 
-__all__ = ["Cause", "Explained", "Quote", "Scene", "explain", "explained", "telling"]
+__all__ = ["HALF", "Cause", "Explained", "Quote", "Scene", "explain", "explained", "telling"]

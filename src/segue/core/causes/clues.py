@@ -6,7 +6,6 @@ in a lab with libvirt 9.0 and QEMU 7.2 is from their sources. What may live here
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from segue.core.causes.words import Cause
@@ -14,8 +13,10 @@ from segue.core.causes.words import Cause
 _C = Cause
 # A migration port is any but the daemons' own: libvirt says "unable to connect to server at" of both (rpc/virnetsocket.c).
 _DATA_PORT: Final = r"(?P<it>\S+:(?!(?:16509|16514|22)\b)\d+)"
+# QEMU names the option that it could not do, and libvirt repeats that (ui/vnc.c, ui/spice-core.c).
+_DISPLAY: Final = r"-(?:vnc|spice) (?P<it>[^, ]+?)(?:,\S*)?: "
 
-_LIST: Final[tuple[tuple[Cause, str], ...]] = (
+CLUES: Final[tuple[tuple[Cause, str], ...]] = (
     # --- TLS: libvirt's words (rpc/virnettlscontext.c, virnettlscert.c), then QEMU's (crypto/tlssession.c, tlscredsx509.c)
     (_C.TLS_NAME, r"(?:owner )?does not match the hostname (?P<it>\S+)"),
     (_C.TLS_DATES, r"[Cc]ertificate\b.*\b(?:has expired|not yet active|is not yet)"),
@@ -41,6 +42,8 @@ _LIST: Final[tuple[tuple[Cause, str], ...]] = (
     ),
     (_C.NAME_UNKNOWN, r"Name or service not known|Temporary failure in name resolution|No address associated with hostname"),
     # --- ports
+    (_C.DISPLAY_PORT, rf"{_DISPLAY}.*[Aa]ddress already in use|[Ff]ailed to reserve port (?P<it2>\d+)"),
+    (_C.DISPLAY_ADDRESS, rf"{_DISPLAY}.*Cannot assign requested address"),
     (_C.PORT_TAKEN, r"[Uu]nable to find an unused port in range"),
     (_C.PORT_TAKEN, r"[Ff]ailed to (?:bind|find an available port|listen).*[Aa]ddress already in use"),
     (_C.PORT_REFUSED, rf"connect to (?:server at )?'{_DATA_PORT}':? ?.*Connection refused"),
@@ -49,6 +52,7 @@ _LIST: Final[tuple[tuple[Cause, str], ...]] = (
     (_C.DAEMON_REFUSED, r"connect to (?:server at|socket to) '(?P<it>[^']+)'.*(?:Connection refused|No such file)"),
     (_C.DAEMON_REFUSED, r"Failed to connect socket to '(?P<it>[^']+)'|ssh: connect to host (?P<it2>\S+) .*refused"),
     (_C.DAEMON_SILENT, r"(?:connect to server at|ssh: connect to host) '?(?P<it>[^' ]+)'?.*(?:timed out|[Tt]imeout)"),
+    (_C.DAEMON_SILENT, r"connection timed out: no answer within"),
     (_C.PORT_REFUSED, r"Failed to connect to '(?P<it>[^']+)': Connection refused"),
     (_C.NO_ROUTE, r"No route to host|[Nn]etwork is unreachable"),
     (_C.READ_ONLY, r"read[- ]only (?:access|connection)|operation forbidden"),
@@ -78,6 +82,7 @@ _LIST: Final[tuple[tuple[Cause, str], ...]] = (
         r"hugetlbfs filesystem is not mounted|hugepages? (?:are|is) (?:disabled|not supported)|[Hh]uge ?pages?.*unable",
     ),
     (_C.HUGE_PAGES, r"os_mem_prealloc: Insufficient free host memory pages|unable to map backing store for guest RAM"),
+    (_C.MEMORY_LOCK, r"cannot limit locked memory of process \d+"),
     (
         _C.FILE_LOCKED,
         r"Failed to (?:get|lock) (?:shared |exclusive )?\"?(?P<it>\S+?)\"? ?(?:lock|byte)|another process using the image",
@@ -103,6 +108,7 @@ _LIST: Final[tuple[tuple[Cause, str], ...]] = (
         r"unable to set (?:security context|user and group)|[Ss]ecurity (?:label|driver)\b.*\b(?:not|fail|unable)|apparmor|SELinux",
     ),
     # --- what the destination has to have
+    (_C.BRIDGE_FORBIDDEN, r"(?s)access denied by acl file(?:.*\bbr=(?P<it>[^,:\s]+))?"),
     (
         _C.BRIDGE_MISSING,
         r"Cannot get interface (?:MTU|flags|index) on '(?P<it>[^']+)'|Unable to add (?:bridge|port) (?P<it2>\S+)",
@@ -130,7 +136,7 @@ _LIST: Final[tuple[tuple[Cause, str], ...]] = (
         r"could not get preferred machine for \S+ type=(?P<it>\w+)|(?P<it2>kvm) is not supported|invalid accelerator (?P<it3>\S+)",
     ),
     (_C.MEMORY, r"[Cc]annot set up guest memory|[Cc]annot allocate memory|[Ff]ailed to allocate memory|[Oo]ut of memory"),
-    (_C.MACHINE, r"unsupported machine type '?(?P<it>[\w.-]+)'?|does not support machine type '(?P<it2>[^']+)'"),
+    (_C.MACHINE, r"unsupported machine type(?: '?(?P<it>[\w.-]+)'?)?|does not support machine type '(?P<it2>[^']+)'"),
     (_C.DEFINITION_DIFFERS, r"(?P<it>Target .* does not match source .*)"),
     (_C.DEVICE_UNKNOWN, r"'(?P<it>[^']+)' is not a valid device model name|[Pp]roperty '(?P<it2>[^']+)' not found"),
     (
@@ -162,6 +168,5 @@ _LIST: Final[tuple[tuple[Cause, str], ...]] = (
         r"(?:is|are|was) not supported|(?P<it>[^:]+ (?:not|only) available .+)|unsupported (?P<it2>.+)|does not support (?P<it3>.+)",
     ),
 )
-
-CLUES: Final = tuple((cause, re.compile(words)) for cause, words in _LIST)
-"""Cause and pattern, the most telling first; a group whose name begins with ``it`` is what was named."""
+"""Cause and pattern, the most telling first; a group whose name begins with ``it`` is what was named. To compile all of them takes
+longer than most other things at the start, and most migrations need none."""

@@ -131,6 +131,8 @@ VIRSH: Final = "virsh"
 """In place of a class: what a virsh wrote that did not connect."""
 STDERR: Final = "stderr"
 """In place of a class: what a QEMU wrote that did not start."""
+HALF: Final = "half"
+"""In place of a class: of a post-copy that is to be connected again, one host has nothing any more, as both were seen to show."""
 QMP: Final[dict[str, Code]] = {
     "GenericError": Code("GenericError", _C.HYPERVISOR, ANY),
     "CommandNotFound": Code("CommandNotFound", _C.UNSUPPORTED),
@@ -139,6 +141,7 @@ QMP: Final[dict[str, Code]] = {
     "KVMMissingCap": Code("KVMMissingCap", _C.ACCELERATOR),
     JOB: Code(JOB, _C.HYPERVISOR, ANY),
     STDERR: Code(STDERR, _C.DESTINATION_START, ANY),
+    HALF: Code(HALF, _C.POSTCOPY_LOST),
     VIRSH: Code(VIRSH, _C.HYPERVISOR, _WAY | _TLS),
 }
 """By QapiErrorClass, and by the ways in which something is said without one."""

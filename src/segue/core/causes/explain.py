@@ -5,6 +5,7 @@ What may live here: choosing by words (`clues`) among the causes that a number l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -159,7 +160,7 @@ def _choices(left: frozenset[Cause], heard: Sequence[Quote]) -> Iterator[tuple[C
     for cause, pattern in CLUES:
         if cause in left:
             for quote in heard:
-                if found := pattern.search(quote.text):
+                if found := re.search(pattern, quote.text):
                     it = next((text for name, text in found.groupdict().items() if name.startswith("it") and text), "")
                     yield cause, quote.host, it.strip()
 
@@ -173,6 +174,7 @@ _OF_DESTINATION: Final = frozenset(
         Cause.FILE_MISSING,
         Cause.FILE_FORBIDDEN,
         Cause.BRIDGE_MISSING,
+        Cause.BRIDGE_FORBIDDEN,
         Cause.NETWORK_MISSING,
         Cause.HOOK,
         Cause.DEFINITION,

@@ -37,6 +37,8 @@ class Cause(StrEnum):
     PORT_REFUSED = "port-refused"
     PORT_SILENT = "port-silent"
     PORT_TAKEN = "port-taken"
+    DISPLAY_PORT = "display-port"
+    DISPLAY_ADDRESS = "display-address"
     LINK_LOST = "link-lost"
     GUEST_GONE = "guest-gone"
     GUEST_EXISTS = "guest-exists"
@@ -50,11 +52,13 @@ class Cause(StrEnum):
     FILE_LOCKED = "file-locked"
     NO_SPACE = "no-space"
     BRIDGE_MISSING = "bridge-missing"
+    BRIDGE_FORBIDDEN = "bridge-forbidden"
     NETWORK_MISSING = "network-missing"
     CPU = "cpu"
     ACCELERATOR = "accelerator"
     MEMORY = "memory"
     HUGE_PAGES = "huge-pages"
+    MEMORY_LOCK = "memory-lock"
     MACHINE = "machine"
     EMULATOR = "emulator"
     DEVICE_UNKNOWN = "device-unknown"
@@ -64,6 +68,7 @@ class Cause(StrEnum):
     STREAM_DEVICE = "stream-device"
     STREAM_MEMORY = "stream-memory"
     STREAM_BROKEN = "stream-broken"
+    POSTCOPY_LOST = "postcopy-lost"
     POSTCOPY_REFUSED = "postcopy-refused"
     DESTINATION_DIED = "destination-died"
     DESTINATION_START = "destination-start"
@@ -117,7 +122,7 @@ WORDS: Final[dict[Cause, Words]] = {
     ),
     Cause.DAEMON_GONE: Words(
         what="The connection to libvirt's daemon of {host} ended in the middle of it: it was stopped, restarted or killed.",
-        fix="See why: 'journalctl -u libvirtd -u virtqemud' on {host}. When it runs again, move the guest again.",
+        fix="See why: 'journalctl -u libvirtd -u virtqemud' on {host}.",
     ),
     Cause.NO_ROUTE: Words(
         what="There is no way to {it}: the network says that it cannot be reached.",
@@ -197,6 +202,18 @@ WORDS: Final[dict[Cause, Words]] = {
         what="{there} has no free port for the guest's memory.",
         fix="Look who has them ('ss -ltnp' there), or give a wider range: migration_ports in segue.toml, or --migration-ports.",
     ),
+    Cause.DISPLAY_PORT: Words(
+        what="The display of {guest} cannot be opened on {there}: somebody has its port already ({it}).",
+        bare="The display of {guest} cannot be opened on {there}: somebody has its port already.",
+        fix="Look who has it ('ss -ltnp' there) and end it, or let the display have another: --set graphics.vnc=ADDRESS:PORT, "
+        "of a bare QEMU --set vnc=ADDRESS:DISPLAY; autoport='yes' from its next start on.",
+    ),
+    Cause.DISPLAY_ADDRESS: Words(
+        what="The display of {guest} listens on an address that {there} does not have ({it}).",
+        bare="The display of {guest} listens on an address that {there} does not have.",
+        fix="Give it another there: --set graphics.vnc=ADDRESS, of a bare QEMU --set vnc=ADDRESS:DISPLAY; "
+        "0.0.0.0 and the names of both hosts' own networks fit everywhere.",
+    ),
     Cause.LINK_LOST: Words(
         what="The connection that carries the guest's memory broke.",
         fix="Look at the link and at both kernels' logs; was a QEMU killed (out of memory: 'dmesg')? Then move it again.",
@@ -259,6 +276,11 @@ WORDS: Final[dict[Cause, Words]] = {
         bare="A bridge that {guest} is plugged into is missing on {host}.",
         fix="Make the bridge there with the same name, MTU and VLANs, or give another one with --set nic.ID=… or --xml.",
     ),
+    Cause.BRIDGE_FORBIDDEN: Words(
+        what="QEMU's bridge helper on {host} may not plug a guest into {it}.",
+        bare="QEMU's bridge helper on {host} may not plug {guest} into its bridge.",
+        fix="Add 'allow BRIDGE' to /etc/qemu/bridge.conf there, and see that the bridge is there, too.",
+    ),
     Cause.NETWORK_MISSING: Words(
         what="{host} has no active libvirt network {it}.",
         bare="A libvirt network that {guest} is plugged into is missing on {host}, or not started.",
@@ -283,6 +305,11 @@ WORDS: Final[dict[Cause, Words]] = {
     Cause.HUGE_PAGES: Words(
         what="{there} has not the huge pages that {guest} is made of.",
         fix="'grep Huge /proc/meminfo' there; reserve them (vm.nr_hugepages, of the same size) and mount hugetlbfs.",
+    ),
+    Cause.MEMORY_LOCK: Words(
+        what="libvirt on {host} may not lift the limit on what QEMU locks of the memory of {guest}.",
+        fix="Leave out --zero-copy: what is sent without a copy is locked. That daemon lacks the capability CAP_SYS_RESOURCE, "
+        "because it is not root, or in a container.",
     ),
     Cause.MACHINE: Words(
         what="QEMU on {there} does not know the guest's machine type {it}.",
@@ -332,6 +359,11 @@ WORDS: Final[dict[Cause, Words]] = {
         fix="Mostly a connection that broke, or something else that connected to the port; with TLS on one "
         "side only it looks the "
         f"same. {_VERIFY}",
+    ),
+    Cause.POSTCOPY_LOST: Words(
+        what="Post-copy lost its connection, and cannot be connected again: {host} has nothing of {guest} any more.",
+        fix="See why on {host}: was its QEMU killed ('dmesg'), or libvirt's daemon started again in the instant in which "
+        "post-copy began? 'segue recover --discard' ends what {peer} still holds; then the guest can be started from its disk.",
     ),
     Cause.POSTCOPY_REFUSED: Words(
         what="{host} cannot do post-copy.",
