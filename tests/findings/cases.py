@@ -25,6 +25,8 @@ class Case:
         severity: that it must have.
         parts: what the guest is started with: XML of devices, or words of a command line.
         os: more of libvirt's ``<os>``.
+        top: more of its ``<domain>``.
+        cpu: its ``<cpu>``.
         machine, memory_mib: of the guest.
         program: of its QEMU.
         before: done before the guest is started.
@@ -32,6 +34,7 @@ class Case:
         undo: done at the end, whatever happened.
         words: more words for segue.
         destination: where it is to go.
+        address: beta's, in place of those that the lab's segue.toml has.
         danger: where forcing it goes through: what that endangers.
     """
 
@@ -40,6 +43,8 @@ class Case:
     severity: str = "blocker"
     parts: str = ""
     os: str = ""
+    top: str = ""
+    cpu: str = "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model></cpu>"
     machine: str = "pc"
     memory_mib: int = 64
     program: str = "/usr/bin/qemu-system-x86_64"
@@ -48,22 +53,23 @@ class Case:
     undo: tuple[Command, ...] = ()
     words: str = ""
     destination: str = "beta"
+    address: str = ""
     danger: str = ""
 
     def __str__(self) -> str:
         return f"{self.code} {self.kind}"
 
 
-def _disk(path: str, driver: str = "type='raw' cache='none'", device: str = "disk", target: str = "vda' bus='virtio") -> str:
+def disk(path: str, driver: str = "type='raw' cache='none'", device: str = "disk", target: str = "vda' bus='virtio") -> str:
     source = f"<driver name='qemu' {driver}/><source file='{path}'/>"
     return f"<disk type='file' device='{device}'>{source}<target dev='{target}'/></disk>"
 
 
-def _drive(path: str, more: str = "format=raw,cache=none") -> str:
+def drive(path: str, more: str = "format=raw,cache=none") -> str:
     return f"-drive id=disk0,file={path},if=none,{more} -device virtio-blk-pci,drive=disk0"
 
 
-def _image(host: str, path: str, size: str = "8M") -> Command:
+def image(host: str, path: str, size: str = "8M") -> Command:
     return host, f"qemu-img create -q -f raw {path} {size}"
 
 
@@ -72,6 +78,13 @@ def _gone(*paths: str) -> tuple[Command, ...]:
 
 
 OWN, SHARED, ISO = "{own}/f.img", "{shared}/f.img", "{own}/f.iso"
+ROOMY = "{own}/room/f.img"
+LITTLE_ROOM = (
+    ("alpha", "mkdir -p {own}/room"),
+    image("alpha", ROOMY),
+    ("beta", "mkdir -p {own}/room && mount -t tmpfs -o size=1m none {own}/room"),
+)
+NO_ROOM = (("beta", "umount {own}/room"),)
 QCOW = "type='qcow2' cache='none'"
 QEMU = "/usr/bin/qemu-system-x86_64"
 _BROKEN = (
@@ -87,20 +100,41 @@ _LOCKED = (
 )
 _UNLOCK = (("beta", "kill $(cat /run/lock.pid); rm -f /run/lock.pid"),)
 _EXPIRED = "<graphics type='vnc' autoport='yes' passwd='secret' passwdValidTo='2020-01-01T00:00:00'/>"
-_AS_NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=+ipc_lock --ambient-caps=+ipc_lock"
-_OPEN = tuple((host, "chmod 1777 /run/segue-guests") for host in ("alpha", "beta"))
-_CLOSE = tuple((host, "chmod 755 /run/segue-guests") for host in ("alpha", "beta"))
+AS_NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=+ipc_lock --ambient-caps=+ipc_lock"
+OPEN = tuple((host, "chmod 1777 /run/segue-guests") for host in ("alpha", "beta"))
+CLOSE = tuple((host, "chmod 755 /run/segue-guests") for host in ("alpha", "beta"))
 _SHMEM = "-object memory-backend-file,id=m,share=on,mem-path=/dev/shm/segue-{name},size=4M -device ivshmem-plain,memdev=m"
-_STANDS = "the guest stands on the destination as it stood here: nobody is served by it"
-_CDROM = _disk(ISO, device="cdrom", target="hdc' bus='ide")
-_FLOPPY = _disk(ISO, device="floppy", target="fda' bus='fdc")
+_COPYING = (
+    '{"execute": "qmp_capabilities"}{"execute": "drive-mirror", "arguments":'
+    ' {"device": "disk0", "target": "{shared}/copy.img", "mode": "existing", "sync": "full", "speed": 1}}'
+)
+STOPPED = "the same error has stopped it there"
+_STANDS = "nobody is served by it there, either"
+_CDROM = disk(ISO, device="cdrom", target="hdc' bus='ide")
+_FLOPPY = disk(ISO, device="floppy", target="fda' bus='fdc")
 _LOG = "<serial type='file'><source path='{own}/log/f.log' append='on'/><target port='0'/></serial>"
 _LISTENS_ON_BETA = (
     ("beta", "setsid --fork nc -lk 5977 >/dev/null 2>&1 </dev/null; until ss -ltn | grep -q :5977; do sleep .02; done"),
 )
 _STOP_LISTENING = (("beta", "fuser -k -n tcp 5977 || pkill -f 'nc -lk 5977'"),)
 
+PROGRAM = "{own}/qemu-system-x86_64"
+
+
+def _other(program: str) -> tuple[Command, ...]:
+    """What beta has as the guest's QEMU is another one than alpha's."""
+    return ("alpha", f"ln -s {QEMU} {PROGRAM}"), ("beta", program)
+
+
+MICROVM = _other(f"ln -s {QEMU}-microvm {PROGRAM}")
+"""A QEMU that was built for KVM alone."""
+_NO_AES = " ".join(f"-global {model}-x86_64-cpu.aes=off" for model in ("max", "Westmere"))
+WEAKER = _other(f"printf '%s\\n' '#!/bin/sh' 'exec {QEMU} \"$@\" {_NO_AES}' >{PROGRAM} && chmod 755 {PROGRAM}")
+"""A QEMU that cannot give one feature of a CPU."""
+_NO_PARTS = "--set disk.nope=/srv/a.img --set nic.nope=br1"
+
 LIBVIRT = (
+    Case(code="asked", kind="libvirt", words=_NO_PARTS),
     Case(code="same-host", kind="libvirt", destination="alpha"),
     Case(
         code="destination-taken",
@@ -112,8 +146,8 @@ LIBVIRT = (
     Case(
         code="guest-busy",
         kind="libvirt",
-        parts=_disk(SHARED),
-        before=(_image("alpha", SHARED),),
+        parts=disk(SHARED),
+        before=(image("alpha", SHARED),),
         after=(("alpha", "virsh -q blockcopy {name} vda --dest {shared}/copy.img --transient-job --bandwidth 1"),),
         undo=_gone("{shared}/copy.img"),
     ),
@@ -121,7 +155,7 @@ LIBVIRT = (
         code="snapshots",
         kind="libvirt",
         severity="note",
-        parts=_disk(SHARED, QCOW),
+        parts=disk(SHARED, QCOW),
         before=(("alpha", f"qemu-img create -q -f qcow2 {SHARED} 8M"),),
         after=(("alpha", "virsh -q snapshot-create-as {name} monday"),),
     ),
@@ -129,7 +163,7 @@ LIBVIRT = (
         code="checkpoints",
         kind="libvirt",
         severity="note",
-        parts=_disk(SHARED, QCOW),
+        parts=disk(SHARED, QCOW),
         before=(("alpha", f"qemu-img create -q -f qcow2 {SHARED} 8M"),),
         after=(("alpha", "virsh -q checkpoint-create-as {name} monday"),),
         undo=(("alpha", "virsh -q checkpoint-delete {name} monday --metadata"),),
@@ -147,8 +181,8 @@ LIBVIRT = (
         severity="warning",
         parts="<filesystem type='mount'><source dir='{own}'/><target dir='x'/></filesystem>",
     ),
-    Case(code="cdrom-missing", kind="libvirt", parts=_CDROM, before=(_image("alpha", ISO, "2M"),)),
-    Case(code="floppy-missing", kind="libvirt", parts=_FLOPPY, before=(_image("alpha", ISO, "1440k"),)),
+    Case(code="cdrom-missing", kind="libvirt", parts=_CDROM, before=(image("alpha", ISO, "2M"),)),
+    Case(code="floppy-missing", kind="libvirt", parts=_FLOPPY, before=(image("alpha", ISO, "1440k"),), words="--unsafe"),
     Case(
         code="display-port",
         kind="libvirt",
@@ -169,33 +203,43 @@ LIBVIRT = (
         program="{own}/qemu-system-x86_64",
         before=(("alpha", f"ln -sf {QEMU} {{own}}/qemu-system-x86_64"),),
     ),
-    Case(code="disk-missing", kind="libvirt", parts=_disk(OWN), before=(_image("alpha", OWN),)),
-    Case(code="disk-other", kind="libvirt", parts=_disk(OWN), before=(_image("alpha", OWN), _image("beta", OWN))),
+    Case(code="disk-missing", kind="libvirt", parts=disk(OWN), before=(image("alpha", OWN),), words="--unsafe"),
+    Case(
+        code="disk-other",
+        kind="libvirt",
+        parts=disk(OWN),
+        before=(image("alpha", OWN), image("beta", OWN)),
+        words="--unsafe",
+        danger="the guest goes on upon another disk, whatever that holds",
+    ),
+    Case(code="disk-unshared", kind="libvirt", parts=disk(SHARED), before=(image("alpha", SHARED),)),
     Case(
         code="disk-rights",
         kind="libvirt",
-        parts=_disk(SHARED),
-        before=(_image("alpha", SHARED), ("beta", "mount --bind {shared} {shared} && mount -o remount,bind,ro {shared}")),
+        parts=disk(SHARED),
+        before=(image("alpha", SHARED), ("beta", "mount --bind {shared} {shared} && mount -o remount,bind,ro {shared}")),
         undo=(("beta", "umount {shared}"),),
+        words="--unsafe",
     ),
     Case(
         code="disk-backing",
         kind="libvirt",
-        parts=_disk(SHARED, QCOW),
-        before=(_image("alpha", OWN), ("alpha", f"qemu-img create -q -f qcow2 -b {OWN} -F raw {SHARED}")),
+        parts=disk(SHARED, QCOW),
+        before=(image("alpha", OWN), ("alpha", f"qemu-img create -q -f qcow2 -b {OWN} -F raw {SHARED}")),
+        words="--unsafe",
     ),
     Case(
         code="disk-used",
         kind="libvirt",
-        parts=_disk(SHARED),
-        before=(_image("alpha", SHARED),),
+        parts=disk(SHARED),
+        before=(image("alpha", SHARED),),
         after=(("beta", "{thief}"),),
     ),
     Case(
         code="disk-locked",
         kind="libvirt",
-        parts=_disk(SHARED),
-        before=(_image("alpha", SHARED),),
+        parts=disk(SHARED),
+        before=(image("alpha", SHARED),),
         after=_LOCKED,
         undo=_UNLOCK,
     ),
@@ -208,27 +252,40 @@ LIBVIRT = (
 )
 
 BARE = (
+    Case(code="asked", kind="qemu", words=_NO_PARTS),
     Case(code="same-host", kind="qemu", destination="alpha"),
     Case(code="destination-taken", kind="qemu", after=(("beta", "{other}"),), words="--from alpha"),
     Case(code="guest-not-running", kind="qemu", parts="-S", danger=_STANDS),
     Case(
+        code="guest-busy",
+        kind="qemu",
+        parts=drive(SHARED),
+        before=(image("alpha", SHARED), image("alpha", "{shared}/copy.img")),
+        after=(
+            (
+                "alpha",
+                f"printf '%s\\n' '{_COPYING}' | nc -N -U /run/segue-guests/{{name}}.qmp",
+            ),
+        ),
+    ),
+    Case(
         code="unsupported",
         kind="qemu",
-        parts=f"-snapshot {_drive(SHARED, 'format=raw')}",
-        before=(_image("alpha", SHARED),),
+        parts=f"-snapshot {drive(SHARED, 'format=raw')}",
+        before=(image("alpha", SHARED),),
     ),
     Case(
         code="io-error",
         kind="qemu",
         parts=_BROKEN,
-        before=(_image("alpha", SHARED),),
-        danger="the guest stands on the destination, stopped by the same error, and the source's QEMU is left to 'segue recover'",
+        before=(image("alpha", SHARED),),
+        danger=STOPPED,
     ),
     Case(
         code="snapshots",
         kind="qemu",
         severity="warning",
-        parts=_drive(SHARED, "format=qcow2,cache=none"),
+        parts=drive(SHARED, "format=qcow2,cache=none"),
         before=(("alpha", f"qemu-img create -q -f qcow2 {SHARED} 8M && qemu-img snapshot -c monday {SHARED}"),),
         words="--copy-storage all",
     ),
@@ -256,12 +313,12 @@ BARE = (
         severity="warning",
         parts="-fsdev local,id=fs,path={own},security_model=none -device virtio-9p-pci,fsdev=fs,mount_tag=x",
     ),
-    Case(code="cdrom-missing", kind="qemu", parts=f"-cdrom {ISO}", before=(_image("alpha", ISO, "2M"),)),
+    Case(code="cdrom-missing", kind="qemu", parts=f"-cdrom {ISO}", before=(image("alpha", ISO, "2M"),)),
     Case(
         code="floppy-missing",
         kind="qemu",
         parts=f"-drive if=floppy,format=raw,file={ISO}",
-        before=(_image("alpha", ISO, "1440k"),),
+        before=(image("alpha", ISO, "1440k"),),
     ),
     Case(code="display-address", kind="qemu", parts=f"-vnc {ALPHA}:77"),
     Case(code="display-password", kind="qemu", severity="warning", parts="-vnc 127.0.0.1:77,password=on"),
@@ -277,6 +334,22 @@ BARE = (
         program="{own}/qemu-system-x86_64",
         before=(("alpha", f"ln -sf {QEMU} {{own}}/qemu-system-x86_64"),),
     ),
+    Case(code="accelerator", kind="qemu", program=PROGRAM, before=MICROVM),
+    Case(code="cpu-features", kind="qemu", program=PROGRAM, parts="-cpu max", before=WEAKER),
+    Case(code="cpu-passthrough", kind="qemu", severity="warning", parts="-cpu max"),
+    Case(
+        code="tpm-state",
+        kind="qemu",
+        severity="warning",
+        parts="-chardev socket,id=tpm,path={own}/tpm.sock -tpmdev emulator,id=tpm0,chardev=tpm -device tpm-tis,tpmdev=tpm0",
+        before=(
+            (
+                "alpha",
+                "mkdir {own}/tpm && swtpm socket --tpm2 --tpmstate dir={own}/tpm --terminate -d"
+                " --ctrl type=unixio,path={own}/tpm.sock",
+            ),
+        ),
+    ),
     Case(
         code="memory",
         kind="qemu",
@@ -285,62 +358,58 @@ BARE = (
         machine="pc,memory-backend=ram",
         danger="the guest may take more memory than the destination has, and the kernel there kills something",
     ),
-    Case(code="disk-missing", kind="qemu", parts=_drive(OWN), before=(_image("alpha", OWN),)),
-    Case(code="disk-other", kind="qemu", parts=_drive(OWN), before=(_image("alpha", OWN), _image("beta", OWN))),
+    Case(code="disk-missing", kind="qemu", parts=drive(OWN), before=(image("alpha", OWN),)),
+    Case(code="disk-other", kind="qemu", parts=drive(OWN), before=(image("alpha", OWN), image("beta", OWN))),
     Case(
         code="disk-rights",
         kind="qemu",
-        parts=_drive(SHARED),
-        before=(_image("alpha", SHARED), ("beta", "mount --bind {shared} {shared} && mount -o remount,bind,ro {shared}")),
+        parts=drive(SHARED),
+        before=(image("alpha", SHARED), ("beta", "mount --bind {shared} {shared} && mount -o remount,bind,ro {shared}")),
         undo=(("beta", "umount {shared}"),),
     ),
     Case(
         code="disk-backing",
         kind="qemu",
-        parts=_drive(SHARED, "format=qcow2,cache=none"),
-        before=(_image("alpha", OWN), ("alpha", f"qemu-img create -q -f qcow2 -b {OWN} -F raw {SHARED}")),
+        parts=drive(SHARED, "format=qcow2,cache=none"),
+        before=(image("alpha", OWN), ("alpha", f"qemu-img create -q -f qcow2 -b {OWN} -F raw {SHARED}")),
     ),
-    Case(code="disk-used", kind="qemu", parts=_drive(SHARED), before=(_image("alpha", SHARED),), after=(("beta", "{thief}"),)),
+    Case(code="disk-used", kind="qemu", parts=drive(SHARED), before=(image("alpha", SHARED),), after=(("beta", "{thief}"),)),
     Case(
         code="disk-locked",
         kind="qemu",
-        parts=_drive(SHARED),
-        before=(_image("alpha", SHARED),),
+        parts=drive(SHARED),
+        before=(image("alpha", SHARED),),
         after=_LOCKED,
         undo=_UNLOCK,
     ),
     Case(
         code="memory-lock",
         kind="qemu",
-        program=f"{_AS_NOBODY} {QEMU}",
+        program=f"{AS_NOBODY} {QEMU}",
         parts="-overcommit mem-lock=on",
-        before=_OPEN,
-        undo=_CLOSE,
+        before=OPEN,
+        undo=CLOSE,
     ),
     Case(
         code="disk-taken",
         kind="qemu",
-        parts=_drive(OWN),
-        before=(_image("alpha", OWN), _image("beta", OWN)),
+        parts=drive(OWN),
+        before=(image("alpha", OWN), image("beta", OWN)),
         words="--copy-storage all",
     ),
     Case(
         code="disk-space",
         kind="qemu",
         severity="warning",
-        parts=_drive("{own}/room/f.img"),
-        before=(
-            ("alpha", "mkdir -p {own}/room"),
-            _image("alpha", "{own}/room/f.img"),
-            ("beta", "mkdir -p {own}/room && mount -t tmpfs -o size=1m none {own}/room"),
-        ),
-        undo=(("beta", "umount {own}/room"),),
+        parts=drive(ROOMY),
+        before=LITTLE_ROOM,
+        undo=NO_ROOM,
         words="--copy-storage all",
     ),
     Case(
         code="disk-format",
         kind="qemu",
-        parts=_drive(OWN, "format=vmdk"),
+        parts=drive(OWN, "format=vmdk"),
         before=(("alpha", f"qemu-img create -q -f vmdk {OWN} 8M"),),
         words="--copy-storage all",
     ),

@@ -6,33 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segue.cli import exit_codes, render
-from segue.core.model import Control, Limits, Transport
-from segue.core.storage import CopyStorage, CopyWish
-from segue.units import parse_downtime_ms, parse_duration_ms, parse_overrides, parse_ports, parse_rate
+from segue.cli import asking, exit_codes, render
 
 if TYPE_CHECKING:
     from segue.engine.preflight import Preflight
 
 
+@asking.of_migration
 def check(
-    guest: Annotated[str, typer.Argument(help="Name or UUID of a running guest.")],
-    destination: Annotated[str, typer.Argument(help="A host's name in segue.toml, or a connection URI.")],
     *,
-    source: Annotated[
-        str, typer.Option("--from", metavar="HOST", help="Where the guest is, a name or a URI; default: look on every host.")
-    ] = "",
-    control: Annotated[Control, typer.Option(help="As for 'segue migrate'.")] = Control.DIRECT,
-    transport: Annotated[Transport, typer.Option(help="As for 'segue migrate'.")] = Transport.NATIVE,
-    connections: Annotated[int, typer.Option(metavar="N", min=1, max=255, help="As for 'segue migrate'.")] = 1,
-    migration_address: Annotated[str, typer.Option(metavar="ADDRESS", help="As for 'segue migrate'.")] = "",
-    migration_ports: Annotated[str, typer.Option(metavar="FIRST-LAST", help="As for 'segue migrate'.")] = "",
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PART=VALUE", help="As for 'segue migrate'.")] = None,
-    max_downtime: Annotated[str, typer.Option(metavar="TIME", help="As for 'segue migrate'.")] = "300ms",
-    bandwidth: Annotated[str, typer.Option(metavar="RATE", help="As for 'segue migrate'.")] = "",
-    within: Annotated[str, typer.Option(metavar="TIME", help="As for 'segue migrate'.")] = "",
-    postcopy: Annotated[bool, typer.Option("--postcopy", help="As for 'segue migrate'.")] = False,
-    copy_storage: Annotated[CopyStorage | None, typer.Option(help="As for 'segue migrate'.")] = None,
+    asked: asking.Asked,
     accept: Annotated[
         list[str] | None, typer.Option(metavar="CODE", help="Judge as if this blocker were none; may be given again.")
     ] = None,
@@ -64,26 +47,7 @@ def check(
 
     import segue
 
-    migration = segue.migrate(
-        guest,
-        destination,
-        source=source,
-        control=control,
-        transport=transport,
-        connections=connections,
-        migration_address=migration_address,
-        migration_ports=parse_ports(migration_ports) if migration_ports else None,
-        overrides=parse_overrides(overrides or ()),
-        limits=Limits(
-            max_downtime_ms=parse_downtime_ms(max_downtime),
-            bandwidth_bps=parse_rate(bandwidth) if bandwidth else None,
-            postcopy=postcopy,
-            within_ms=parse_duration_ms(within, bare="s") if within else None,
-        ),
-        disks=CopyWish(how=copy_storage) if copy_storage else None,
-        accept=accept or (),
-        fix=fix,
-    )
+    migration = segue.migrate(**asked, accept=accept or (), fix=fix)
     seen = asyncio.run(migration.check())
     if as_json:
         render.print_json(_as_json(seen))

@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ _HEADINGS: Final = {
 }
 _WIDEST: Final = 110
 _INDENT: Final = "      "
+_QUOTED: Final = re.compile(r"(?<!\w)'[^']+'(?!\w)")
+_GLUE: Final = "\N{NO-BREAK SPACE}"
 
 
 def page(seen: Preflight, *, verbose: bool) -> str:
@@ -81,7 +84,7 @@ def _told(found: Sequence[Finding], accepted: frozenset[str]) -> Iterator[str]:
             yield from _wrapped(f"{cell(one.sentence)}{mark}", first="    ")
             yield from (line for seen in one.seen for line in _wrapped(f"{cell(seen.host)}: {cell(seen.what)}"))
             if one.fix:
-                help_ = "  [segue migrate --fix does it]" if one.fixable else ""
+                help_ = "  [segue migrate --fix does it]".replace(" ", _GLUE)[1:] if one.fixable else ""
                 yield from _wrapped(f"to do: {cell(one.fix)}{help_}")
             yield typer.style(f"{_INDENT}{one.code}", dim=True)
 
@@ -95,13 +98,14 @@ def _unchecked(found: Sequence[Finding]) -> Iterator[str]:
 
 
 def _wrapped(text: str, *, first: str = _INDENT) -> list[str]:
-    """Commands are kept whole: a line is broken between words only."""
+    """Broken between words only, and never in a command: what is in quotes can be copied from one line, where it fits in one."""
     width = min(_WIDEST, shutil.get_terminal_size().columns)
-    return textwrap.wrap(
-        text,
+    lines = textwrap.wrap(
+        _QUOTED.sub(lambda quoted: quoted[0].replace(" ", _GLUE) if len(quoted[0]) < width - len(_INDENT) else quoted[0], text),
         width,
         initial_indent=first,
         subsequent_indent=_INDENT,
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return [line.replace(_GLUE, " ") for line in lines]

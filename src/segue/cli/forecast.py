@@ -8,33 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segue import units
-from segue.cli import render
-from segue.cli.migrate import PostCopy
-from segue.core.model import Control, Limits, Transport
+from segue.cli import asking, render
 
 if TYPE_CHECKING:
     from segue.core.forecast import Forecast, Prospect
     from segue.core.measured import Seen
 
 
+@asking.of_migration
 def forecast(
-    guest: Annotated[str, typer.Argument(help="Name or UUID of a running guest.")],
-    destination: Annotated[str, typer.Argument(help="A host's name in segue.toml, or a connection URI.")],
     *,
-    source: Annotated[
-        str, typer.Option("--from", metavar="HOST", help="Where the guest is, a name or a URI; default: look on every host.")
-    ] = "",
-    control: Annotated[Control, typer.Option(help="As for migrate.")] = Control.DIRECT,
-    transport: Annotated[Transport, typer.Option(help="As for migrate.")] = Transport.NATIVE,
-    max_downtime: Annotated[str, typer.Option(metavar="TIME", help="As for migrate (bare: ms).")] = "300ms",
-    bandwidth: Annotated[str, typer.Option(metavar="RATE", help="As for migrate (bare: MiB/s).")] = "",
-    within: Annotated[str, typer.Option(metavar="TIME", help="As for migrate (bare: seconds).")] = "",
-    max_slowdown: Annotated[str, typer.Option(metavar="PERCENT", help="As for migrate.")] = "",
-    max_bytes: Annotated[str, typer.Option(metavar="SIZE", help="As for migrate.")] = "",
-    postcopy: Annotated[
-        PostCopy | None, typer.Option("--postcopy", metavar="[never|allowed|prefer]", help="As for migrate; alone: allowed.")
-    ] = None,
-    auto_converge: Annotated[bool, typer.Option(help="As for migrate.")] = True,
+    asked: asking.Asked,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Say how long a migration would take, how long the guest would stand still, whether it converges at all, and what to choose.
@@ -53,19 +37,9 @@ def forecast(
     import segue
     from segue.core.forecast import sentence
 
-    limits = Limits(
-        max_downtime_ms=units.parse_downtime_ms(max_downtime),
-        bandwidth_bps=units.parse_rate(bandwidth) if bandwidth else None,
-        postcopy=postcopy in (PostCopy.ALLOWED, PostCopy.PREFER),
-        prefer_postcopy=postcopy is PostCopy.PREFER,
-        auto_converge=auto_converge,
-        max_slowdown_percent=units.parse_percent(max_slowdown) if max_slowdown else None,
-        within_ms=units.parse_duration_ms(within, bare="s") if within else None,
-        max_bytes=units.parse_bytes(max_bytes) if max_bytes else None,
-    )
-    migration = segue.migrate(guest, destination, source=source, control=control, transport=transport, limits=limits)
+    migration = segue.migrate(**asked)
     record, outlook = asyncio.run(migration.forecast(tell=(lambda _: None) if as_json else render.say))
-    expected = outlook.expected
+    expected, limits = outlook.expected, record.spec.limits
     if as_json:
         render.print_json(
             {

@@ -128,6 +128,7 @@ def undo(host: Host, *, yes: Yes = False) -> None:
     wanted, places = _wanted(tcp=False, insecure=False, storage=None, export=None, firewall=False)
 
     async def work(preparation: Preparation) -> list[str]:
+        await preparation.check_undo()
         await _agreed(host, yes=yes)
         return await preparation.undo()
 

@@ -1,4 +1,4 @@
-"""The options of ``segue migrate`` that only libvirt knows: a table, and what makes parameters of the command line of it.
+"""The options of a migration that only libvirt knows: a table, and what makes parameters of the command line of it.
 
 What may live here: the words. What they come to is `segue.core.wishes.LibvirtWishes`, one field an option.
 """
@@ -275,20 +275,12 @@ class GroupedHelp(TyperCommand):
                     formatter.write_dl(records)
 
 
-def of_libvirt(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command these options: it gets them together, as its argument ``libvirt``."""
+def read(typed: Mapping[str, object]) -> LibvirtWishes:
+    """What was typed for each of these, by its field, as the library takes it.
 
-    def with_options(**typed: Any) -> None:  # noqa: ANN401  # what each is, Typer has seen to
-        fields = {option.field: option.value(typed.pop(option.field)) for option in OPTIONS}
-        command(libvirt=LibvirtWishes(**_asked(fields)), **typed)
-
-    own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "libvirt"]
-    parameters = [*own, *(option.parameter for option in OPTIONS)]
-    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {one.name: one.annotation for one in parameters}
-    with_options.__doc__ = command.__doc__
-    return with_options
-
-
-def _asked(fields: Mapping[str, object]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value not in ("", None)}
+    Raises:
+        UsageError: a word makes no sense, or a file cannot be read.
+    """
+    fields = {option.field: option.value(typed[option.field]) for option in OPTIONS}
+    asked: dict[str, Any] = {name: value for name, value in fields.items() if value not in ("", None)}
+    return LibvirtWishes(**asked)

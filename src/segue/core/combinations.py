@@ -1,4 +1,4 @@
-"""What cannot be asked for together, refused before anything is touched: `refuse(spec, destination)`.
+"""What cannot be asked for together, found before anything is touched: `objections(spec, destination)`.
 
 libvirt and QEMU refuse these too, one at a time and mostly after something was begun. The rules are theirs: libvirt,
 src/qemu/qemu_migration.c (qemuMigrationSrcBeginXML, qemuMigrationSrcPerform) and docs/migration.rst; QEMU, docs/devel/migration.
@@ -13,7 +13,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from segue.core.model import Control, DriverKind, HostAddress, MigrationSpec, Transport
-from segue.errors import Unsupported
+from segue.core.preflight.facts import Objection
+from segue.core.preflight.findings import Seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,11 +289,12 @@ RULES: Final = (
 )
 
 
-def refuse(spec: MigrationSpec, destination: HostAddress) -> None:
-    """Refuse what cannot be.
+def objections(spec: MigrationSpec, destination: HostAddress) -> tuple[Objection, ...]:
+    """Everything that cannot be, each in words.
 
-    Raises:
-        Unsupported: with the first rule that applies; nothing was touched.
+    Args:
+        spec: what was asked for.
+        destination: how the destination is reached.
     """
     asked = ", ".join(name.replace("_", "-").removesuffix("-bps").removesuffix("-bytes") for name in spec.libvirt.asked)
     names = {
@@ -302,10 +304,10 @@ def refuse(spec: MigrationSpec, destination: HostAddress) -> None:
         "uri": destination.uri,
         "asked": asked or "That",
     }
-    for rule in RULES:
-        if rule.applies(spec, destination):
-            raise Unsupported(
-                rule.message.format_map(names),
-                guest_at=f"it is on {spec.source}; nothing was touched",
-                hint=rule.hint.format_map(names),
-            )
+    kind = "a guest of libvirt's" if _is_libvirt(spec) else "a bare QEMU"
+    seen = Seen(host=spec.source, what=f"{spec.guest} is {kind}; {spec.destination} is reached at {destination.uri}")
+    return tuple(
+        Objection(sentence=rule.message.format_map(names), seen=seen, fix=rule.hint.format_map(names))
+        for rule in RULES
+        if rule.applies(spec, destination)
+    )

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from segue.core import preflight
+from segue.core import combinations, preflight
 from segue.core.evidence import Sighting
 from segue.core.forecast import Forecast
 from segue.core.mends import Mend
@@ -20,7 +20,7 @@ from segue.core.model import DriverKind, HostAddress, MigrationSpec
 from segue.core.ports import Hypervisor
 from segue.core.preflight import CHECKS, blockers, verdict
 from segue.core.preflight.asked import as_asked
-from segue.core.preflight.facts import Facts, Files, Kind, Offer, Parts, Path, Side, Unseen
+from segue.core.preflight.facts import Facts, Files, Kind, Objection, Offer, Parts, Path, Side, Standing, Unseen
 from segue.core.preflight.findings import Finding, Severity, Verdict
 from segue.engine.inventory import Found
 from segue.errors import (
@@ -51,6 +51,7 @@ LOGIN_DEADLINE_S: Final = 4.0
 
 # What a lone blocker is raised as, so that callers of the library can tell them apart; all others are a plain RefusedError.
 _KINDS: Final[dict[str, type[RefusedError]]] = {
+    "asked": Unsupported,
     "same-host": SameHost,
     "destination-taken": DestinationTaken,
     "guest-not-running": GuestNotRunning,
@@ -106,8 +107,8 @@ def accepting(codes: tuple[str, ...]) -> frozenset[str]:
     for code in codes:
         if code not in CHECKS:
             raise UsageError(f"There is no finding {code!r}.", hint="'segue check GUEST DESTINATION' tells the code of each.")
-        if not CHECKS[code].acceptable:
-            raise UsageError(f"The finding {code} cannot be accepted: two copies of the guest could run.")
+        if why := CHECKS[code].never:
+            raise UsageError(f"The finding {code} cannot be accepted: {why}.")
     return frozenset(codes)
 
 
@@ -138,13 +139,13 @@ async def look(
     """
     accepted = accepting(accept)
     source, guest = found.hypervisor, found.guest
-    (parts, offer, files), way, here, there, sighting, standing = await asyncio.gather(
+    (parts, offer, files), way, here, there, sighting, (standing, objections) = await asyncio.gather(
         _parts_and_offer(spec, found, destination, shells),
         _path(spec, found, destination, shells, addresses),
-        source.facts(),
-        destination.facts(),
+        source.identity(),
+        destination.identity(),
         destination.evidence(spec.arrives_as),
-        answered(source.host, source.standing(guest.name)),
+        _standing_and_objections(spec, source, destination, addresses[0]),
     )
     if sighting.sighting is Sighting.UNREACHABLE:
         raise HostUnreachable(
@@ -153,8 +154,9 @@ async def look(
     facts = Facts(
         spec=spec,
         guest=guest,
-        source=Side(hypervisor=here),
-        destination=Side(hypervisor=there, sighting=sighting),
+        source=Side(host=source.host, identity=here),
+        destination=Side(host=destination.host, identity=there, sighting=sighting),
+        objections=objections,
         standing=standing,
         parts=parts,
         offer=offer,
@@ -168,6 +170,33 @@ def expecting(seen: Preflight, expected: Forecast | Unseen) -> Preflight:
     """With a forecast, which takes longer than all else and is made beside it."""
     facts = replace(seen.facts, expected=expected)
     return replace(seen, facts=facts, findings=preflight.judge(facts))
+
+
+async def _standing_and_objections(
+    spec: MigrationSpec, source: Hypervisor, destination: Hypervisor, address: HostAddress
+) -> tuple[Standing | Unseen, tuple[Objection, ...] | Unseen]:
+    """How the guest stands; what cannot be asked for together, and what these hosts cannot do of it."""
+    found = combinations.objections(spec, address)
+    standing, theirs = await asyncio.gather(
+        answered(source.host, source.standing(spec.guest)), answered(source.host, source.objections(spec, destination))
+    )
+    if isinstance(theirs, Unseen):
+        return standing, found or theirs
+    return standing, (*found, *theirs)
+
+
+def refuse_words(spec: MigrationSpec, destination: HostAddress) -> None:
+    """Refuse what cannot be asked for, where the destination cannot be asked anything.
+
+    Raises:
+        Unsupported: everything that cannot be.
+    """
+    if found := combinations.objections(spec, destination):
+        raise Unsupported(
+            " ".join(one.sentence for one in found),
+            guest_at=f"it is on {spec.source}; nothing was touched",
+            hint=" ".join(one.fix for one in found),
+        )
 
 
 async def _path(
@@ -212,7 +241,8 @@ async def _parts_and_offer(
     # Whom QEMU runs as there, only libvirt's offer tells; bare QEMUs run as the same user on both.
     other = parts.user if spec.driver is not DriverKind.LIBVIRT else _user(await offer)
     wanted = wanted_files(spec, parts, users=(parts.user, other))
-    return parts, await offer, await answered(destination.host, compare(here, there, wanted))
+    files = await answered(destination.host, compare(here, there, wanted))  # the offer is made meanwhile
+    return parts, await offer, files
 
 
 def _user(offer: Offer | Unseen) -> str:

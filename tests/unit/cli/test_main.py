@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from segue.cli import render
+from segue.cli.main import VERBS
 
 SEGUE = [sys.executable, "-c", "from segue.cli.main import main; main()"]
 
@@ -33,20 +34,44 @@ def config(tmp_path: Path) -> Path:
 def test_help_names_every_verb_and_loads_nothing_heavy(config: Path) -> None:
     shown = segue("--help", config=config)
     assert shown.returncode == 0
-    assert {"migrate", "guests", "hosts", "lab"} <= set(shown.stdout.split())
-    loaded = subprocess.run(
-        [sys.executable, "-c", "import sys, segue.cli.main; print(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=True,
-    )
-    assert not {"libvirt", "asyncssh", "qemu", "lxml", "pydantic", "rich.live"} & set(loaded.stdout.split())
+    assert set(VERBS) <= set(shown.stdout.split())
+    assert not {"libvirt", "asyncssh", "qemu", "lxml", "pydantic", "rich.live"} & _loaded_for("--help")
+
+
+def test_a_verb_loads_no_other_verb() -> None:
+    assert {one for one in _loaded_for("migrate", "--help") if one.startswith("segue.cli.")} == {
+        f"segue.cli.{file}" for file in ("main", "migrate", "render", "exit_codes", "asking", "wishes")
+    }
+
+
+def _loaded_for(*words: str) -> set[str]:
+    """The modules that are loaded when ``segue`` has said this."""
+    told = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
+    script = f"{told}; from segue.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=20, check=True)
+    return set(done.stderr.split())
 
 
 def test_the_version_is_told(config: Path) -> None:
     shown = segue("--version", config=config)
     assert (shown.returncode, shown.stdout.split()[0]) == (0, "segue")
+
+
+@pytest.mark.parametrize("verb", ["migrate", "check", "forecast"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--xml", "/nonexistent.xml"], "'/nonexistent.xml' cannot be read"),
+        (["--set", "disk.vda"], "disk.vda"),
+        (["--max-slowdown", "most"], "'most'"),
+        (["--postcopy=maybe"], "maybe"),
+        (["--rename", "web2", "--persist", "--on-miss", "suspend", "--copy-disk", "vda", "--postcopy"], "no host 'nowhere'"),
+    ],
+)
+def test_verbs_of_a_migration_take_the_same_words(config: Path, verb: str, words: list[str], said: str) -> None:
+    shown = segue(verb, "web", "nowhere", *words, config=config)
+    assert shown.returncode == 2
+    assert said in shown.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from segue.core.capabilities import NEEDED
 from segue.core.connectivity import Clock, HostSeen, Pair, Reply, Sent
 from segue.core.evidence import Evidence, Sighting
 from segue.core.files import Seen
-from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts, MigrationSpec
+from segue.core.model import DriverKind, Guest, GuestState, HostAddress, MigrationSpec
 from segue.core.preflight import judge
 from segue.core.preflight.facts import (
     Cpu,
@@ -26,8 +27,8 @@ from segue.core.preflight.facts import (
 )
 from segue.core.preflight.findings import Severity
 
-HERE = HostFacts(host="alpha", driver=DriverKind.LIBVIRT, hypervisor="libvirt 9.0.0, QEMU 7.2.22", identity="a")
-THERE = HostFacts(host="beta", driver=DriverKind.LIBVIRT, hypervisor="libvirt 9.0.0, QEMU 7.2.22", identity="b")
+HERE = Side(host="alpha", identity="a")
+THERE = Side(host="beta", identity="b")
 RUNNING = Standing(state=GuestState.RUNNING, raw="running")
 DISK = DiskPart(name="vda", path="/srv/web.img")
 PARTS = Parts(
@@ -38,6 +39,7 @@ PARTS = Parts(
     memory=Memory(total_bytes=1 << 30),
     cpu=Cpu(model="Skylake-Server", features=frozenset({"avx2"})),
     disks=(DISK,),
+    capabilities=frozenset(NEEDED),
 )
 OFFER = Offer(
     qemu=(7, 2, 22),
@@ -45,6 +47,7 @@ OFFER = Offer(
     accelerators=frozenset({"kvm", "tcg"}),
     memory=HostMemory(available_bytes=2 << 30, pages={2 << 20: 600}, nodes={0: 2 << 30}),
     lacking=(),
+    capabilities=frozenset(NEEDED),
     cpus=8,
 )
 ON_NFS = Seen(identity="30:77", inode="77", size_bytes=1 << 30, filesystem="nfs", owner="107:107 660")
@@ -78,8 +81,8 @@ def absent(sighting: Sighting = Sighting.ABSENT) -> Evidence:
 CLEAN = Facts(
     spec=MigrationSpec(id="1", guest="web", source="alpha", destination="beta", driver=DriverKind.LIBVIRT),
     guest=Guest(name="web", host="alpha", driver=DriverKind.LIBVIRT, state=GuestState.RUNNING),
-    source=Side(hypervisor=HERE),
-    destination=Side(hypervisor=THERE, sighting=absent()),
+    source=HERE,
+    destination=replace(THERE, sighting=absent()),
     standing=RUNNING,
     parts=PARTS,
     offer=OFFER,

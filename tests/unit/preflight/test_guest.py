@@ -8,13 +8,18 @@ import pytest
 
 from segue.core.evidence import Sighting
 from segue.core.model import DriverKind, GuestState
-from segue.core.preflight import fine, judge
-from segue.core.preflight.facts import Facts, Side, Standing, Unseen
-from segue.core.preflight.findings import Severity
+from segue.core.preflight import fine, judge, verdict
+from segue.core.preflight.facts import Facts, Objection, Standing, Unseen
+from segue.core.preflight.findings import Seen, Severity, Verdict
 from segue.core.storage import CopyStorage, CopyWish
+from segue.engine.preflight import accepting
+from segue.errors import UsageError
 from tests.unit.preflight.facts import CLEAN, HERE, RUNNING, THERE, absent, said
 
 B, W, N, U = Severity.BLOCKER, Severity.WARNING, Severity.NOTE, Severity.UNCHECKED
+
+
+NO_PART = Objection(sentence="The guest has no part 'disk.vdz'.", seen=Seen(host="alpha", what="its definition"), fix="Leave it.")
 
 
 def standing(**changes: object) -> Facts:
@@ -42,9 +47,10 @@ def bare(facts: Facts, *, copied: bool = False) -> Facts:
         (standing(managed_save=True), [("managed-save", W)]),
         (standing(autostart=True), [("autostart", N)]),
         (replace(CLEAN, guest=replace(CLEAN.guest, obstacle="It has no monitor.")), [("unsupported", B)]),
-        (replace(CLEAN, destination=Side(hypervisor=replace(THERE, identity=HERE.identity))), [("same-host", B)]),
-        (replace(CLEAN, destination=Side(hypervisor=THERE, sighting=absent(Sighting.RUNNING))), [("destination-taken", B)]),
-        (replace(CLEAN, destination=Side(hypervisor=THERE, sighting=absent(Sighting.DEFINED))), []),
+        (replace(CLEAN, objections=(NO_PART, replace(NO_PART, code="unsupported"))), [("asked", B), ("unsupported", B)]),
+        (replace(CLEAN, destination=replace(THERE, identity=HERE.identity)), [("same-host", B)]),
+        (replace(CLEAN, destination=replace(THERE, sighting=absent(Sighting.RUNNING))), [("destination-taken", B)]),
+        (replace(CLEAN, destination=replace(THERE, sighting=absent(Sighting.DEFINED))), []),
         (CLEAN, []),
     ],
 )
@@ -57,6 +63,15 @@ def test_what_cannot_be_seen_is_not_fine() -> None:
     facts = replace(CLEAN, standing=Unseen(host="alpha", why="no answer within 8 s"))
     assert ("snapshots", U) in said(facts)
     assert not {code for code, _ in said(facts)} & set(fine(facts, judge(facts)))
+
+
+def test_what_was_asked_for_in_vain_can_be_left_out_and_not_forced() -> None:
+    facts = replace(CLEAN, objections=(NO_PART,))
+    assert verdict(judge(facts)) is Verdict.AFTER_FIXES
+    with pytest.raises(UsageError, match="there is no way to do it"):
+        accepting(("asked",))
+    unseen = replace(CLEAN, objections=Unseen(host="alpha", why="no answer within 8 s"))
+    assert said(unseen) == [("asked", U)]
 
 
 def test_everything_is_told_at_once_the_gravest_first() -> None:

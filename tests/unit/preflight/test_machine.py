@@ -81,6 +81,20 @@ def test_an_emulator_that_does_not_start_leaves_the_rest_unchecked() -> None:
     assert ("machine-type", U) in found
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        "/usr/bin/qemu: invalid accelerator kvm",
+        "unsupported configuration: Emulator '/usr/bin/qemu' does not support virt type 'kvm'",
+    ],
+)
+def test_an_emulator_that_was_built_for_another_accelerator_is_said_to_be_that(trouble: str) -> None:
+    found = said(offering(trouble=trouble))
+    assert ("accelerator", B) in found
+    assert ("accelerator", U) not in found
+    assert ("emulator", B) not in found
+
+
 def test_a_destination_that_does_not_say_is_unchecked() -> None:
     found = said(replace(CLEAN, offer=Unseen(host="beta", why="no answer")))
     assert found

@@ -37,7 +37,7 @@ def seen(rates_mib: tuple[int, int]) -> Seen:
         ((200, 380), Limits(postcopy=True), None),
         ((200, 380), Limits(max_downtime_ms=10_000), None),
         ((5, 10), Limits(within_ms=1_000), Severity.BLOCKER),
-        ((40, 42), Limits(auto_converge=False), Severity.WARNING),  # how soon that set is dirtied whole, nobody saw
+        ((60, 62), Limits(auto_converge=False), Severity.WARNING),  # how soon that set is dirtied whole, nobody saw
     ],
 )
 def test_a_forecast_that_says_no_stands_in_the_way_where_it_is_sure(rates, limits, severity):

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from segue.core.model import DriverKind
+from segue.core.capabilities import NEEDED
+from segue.core.model import DriverKind, Limits
 from segue.core.preflight import judge
-from segue.core.preflight.facts import Facts, HostMemory
+from segue.core.preflight.facts import Facts, HostMemory, Path
 from segue.core.preflight.findings import Severity
 from segue.core.wishes import LibvirtWishes
 from tests.unit.preflight.facts import CLEAN, OFFER, PAIR, PARTS, PATH, said
 
-B, W = Severity.BLOCKER, Severity.WARNING
+B, W, U = Severity.BLOCKER, Severity.WARNING, Severity.UNCHECKED
 BARE = replace(CLEAN, spec=replace(CLEAN.spec, driver=DriverKind.QEMU))
 GIB = 1 << 30
 
@@ -63,3 +64,37 @@ def by(uri: str) -> Facts:
 def test_what_is_found(facts: Facts, found: list[tuple[str, Severity]]) -> None:
     assert said(facts) == found
     assert all(one.fix and one.seen for one in judge(facts))
+
+
+KNOWN = frozenset(NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "found"),
+    [
+        (KNOWN, KNOWN, []),
+        (KNOWN, KNOWN - {"postcopy-ram"}, [("capabilities", B)]),
+        (KNOWN - {"multifd"}, KNOWN, []),
+        (KNOWN, None, [("capabilities", U)]),
+    ],
+)
+def test_both_qemus_know_what_was_asked_for(
+    here: frozenset[str], there: frozenset[str] | None, found: list[tuple[str, Severity]]
+) -> None:
+    facts = replace(
+        CLEAN,
+        spec=replace(CLEAN.spec, driver=DriverKind.QEMU, limits=Limits(postcopy=True)),
+        parts=replace(PARTS, capabilities=here),
+        offer=replace(OFFER, capabilities=there),
+    )
+    assert [one for one in said(facts) if one[0] == "capabilities"] == found
+
+
+@pytest.mark.parametrize(("user", "login", "found"), [("qemu", "root", True), ("", "adam", True), ("", "root", False)])
+def test_a_bare_guest_does_post_copy_there_as_whom_it_runs_here(user: str, login: str, found: bool) -> None:
+    facts = run_as(user, logins=(login, login))
+    assert isinstance(facts.path, Path)
+    spec = replace(facts.spec, limits=Limits(postcopy=True))
+    ground = replace(facts.path.there, userfault=False)
+    facts = replace(facts, spec=spec, path=replace(facts.path, there=ground))
+    assert (("postcopy-rights", W) in said(facts)) is found

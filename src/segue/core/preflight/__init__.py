@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from segue.core.preflight import control, devices, disks, guest, machine, memory, network, promise
-from segue.core.preflight.checks import CHECKS
+from segue.core.preflight.checks import CHECKS, TWO_COPIES
 from segue.core.preflight.facts import Facts
 from segue.core.preflight.findings import Finding, Severity, Theme, Verdict
 
@@ -59,5 +59,5 @@ def verdict(findings: Sequence[Finding], accepted: frozenset[str] = frozenset())
     found = blockers(findings, accepted)
     if not found:
         return Verdict.CAN_MOVE
-    mendable = all(one.fix and CHECKS[one.code].acceptable for one in found)
+    mendable = all(one.fix and CHECKS[one.code].never != TWO_COPIES for one in found)
     return Verdict.AFTER_FIXES if mendable else Verdict.CANNOT_MOVE

@@ -132,6 +132,7 @@ def read(line: CommandLine, answers: Answers, *, user: str, directory: str) -> P
         blocked=tuple(str(one) for one in reasons) if isinstance(reasons, list) else (),
         user=user,
         directory=directory,
+        capabilities=capabilities_of(answers.get("capabilities")),
     )
 
 
@@ -281,3 +282,10 @@ def types_of(answer: object) -> frozenset[str] | None:
     if not isinstance(answer, Sequence):
         return None
     return frozenset(str(one.get("name")) for one in answer if isinstance(one, Mapping))
+
+
+def capabilities_of(answer: object) -> frozenset[str] | None:
+    """What a QEMU can do for a migration, from ``query-migrate-capabilities``."""
+    if not isinstance(answer, Sequence):
+        return None
+    return frozenset(str(one.get("capability")) for one in answer if isinstance(one, Mapping))

@@ -23,25 +23,33 @@ class Check:
         theme: what it belongs to.
         fine: what ``segue check -v`` says where nothing was found, a clause.
         only: the kind of guests that it is for; ``None``: all.
-        acceptable: an operator may force a migration past it. Those that would break the one-owner rule cannot be accepted.
+        never: why nobody may be let past it, a clause; empty where an operator may.
     """
 
     code: str
     theme: Theme
     fine: str
     only: DriverKind | None = None
-    acceptable: bool = True
+    never: str = ""
+
+    @property
+    def acceptable(self) -> bool:
+        """An operator may force a migration past it."""
+        return not self.never
 
 
+TWO_COPIES: Final = "two copies of the guest could run"
+IMPOSSIBLE: Final = "there is no way to do it"
 _LIBVIRT: Final = DriverKind.LIBVIRT
 _QEMU: Final = DriverKind.QEMU
 
 _ALL: Final = (
     # guest
-    Check(code="same-host", theme=Theme.GUEST, fine="source and destination are two hosts", acceptable=False),
-    Check(code="destination-taken", theme=Theme.GUEST, fine="the destination has no guest of that name", acceptable=False),
+    Check(code="asked", theme=Theme.GUEST, fine="what was asked for can be done", never=IMPOSSIBLE),
+    Check(code="same-host", theme=Theme.GUEST, fine="source and destination are two hosts", never=TWO_COPIES),
+    Check(code="destination-taken", theme=Theme.GUEST, fine="the destination has no guest of that name", never=TWO_COPIES),
     Check(code="guest-not-running", theme=Theme.GUEST, fine="it runs"),
-    Check(code="guest-busy", theme=Theme.GUEST, fine="no other job or migration of it is under way", acceptable=False),
+    Check(code="guest-busy", theme=Theme.GUEST, fine="no other job or migration of it is under way", never=TWO_COPIES),
     Check(code="io-error", theme=Theme.GUEST, fine="no disk has stopped it with an error"),
     Check(code="unsupported", theme=Theme.GUEST, fine="nothing in it is known to be impossible to move"),
     Check(code="snapshots", theme=Theme.GUEST, fine="it has no snapshots that would stay behind"),
@@ -88,10 +96,16 @@ _ALL: Final = (
     Check(code="disk-missing", theme=Theme.DISKS, fine="every disk is at the same path there"),
     Check(code="disk-other", theme=Theme.DISKS, fine="every disk is proven to be the same on both hosts"),
     Check(code="disk-unproven", theme=Theme.DISKS, fine="every disk could be compared"),
+    Check(
+        code="disk-unshared",
+        theme=Theme.DISKS,
+        fine="libvirt takes the storage of every disk for shared, where it has to",
+        only=_LIBVIRT,
+    ),
     Check(code="disk-rights", theme=Theme.DISKS, fine="QEMU's user may use every disk there"),
     Check(code="disk-backing", theme=Theme.DISKS, fine="every file under a disk is there"),
-    Check(code="disk-used", theme=Theme.DISKS, fine="no other QEMU there has one of its disks", acceptable=False),
-    Check(code="disk-locked", theme=Theme.DISKS, fine="no process there holds a lock on one of its disks", acceptable=False),
+    Check(code="disk-used", theme=Theme.DISKS, fine="no other QEMU there has one of its disks", never=TWO_COPIES),
+    Check(code="disk-locked", theme=Theme.DISKS, fine="no process there holds a lock on one of its disks", never=TWO_COPIES),
     Check(code="disk-cache", theme=Theme.DISKS, fine="every cache mode is safe with these versions"),
     Check(code="disk-format", theme=Theme.DISKS, fine="every disk that is to be copied can be", only=_QEMU),
     Check(code="disk-taken", theme=Theme.DISKS, fine="nothing lies where a disk is to be copied to", only=_QEMU),
@@ -107,7 +121,7 @@ _ALL: Final = (
     ),
     Check(code="bridge-mtu", theme=Theme.NETWORK, fine="its bridges have the same MTU on both hosts"),
     Check(code="bridge-vlan", theme=Theme.NETWORK, fine="its bridges lead to the same VLANs on both hosts"),
-    Check(code="mac-taken", theme=Theme.NETWORK, fine="no other QEMU there has one of its MAC addresses", acceptable=False),
+    Check(code="mac-taken", theme=Theme.NETWORK, fine="no other QEMU there has one of its MAC addresses", never=TWO_COPIES),
     Check(code="names", theme=Theme.NETWORK, fine="both hosts take the destination's names for the same addresses"),
     Check(code="data-port", theme=Theme.NETWORK, fine="nothing stands between the source and the migration port"),
     Check(code="path-mtu", theme=Theme.NETWORK, fine="large packets arrive, and both links have the same MTU"),
@@ -118,6 +132,7 @@ _ALL: Final = (
     Check(code="tls-handshake", theme=Theme.CONTROL, fine="both QEMUs take each other's certificates, where they have to"),
     Check(code="clock", theme=Theme.CONTROL, fine="the clocks of both hosts are in step"),
     Check(code="keepalive", theme=Theme.CONTROL, fine="both daemons notice when the other is gone", only=_LIBVIRT),
+    Check(code="capabilities", theme=Theme.CONTROL, fine="both QEMUs know all that was asked for", only=_QEMU),
     Check(code="postcopy-rights", theme=Theme.CONTROL, fine="QEMU may do post-copy there, where that is asked for"),
     # promise
     Check(code="promise", theme=Theme.PROMISE, fine="what is promised can be kept, as far as a forecast tells"),

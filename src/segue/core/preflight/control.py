@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
+from segue.core.capabilities import needed
 from segue.core.connectivity import State, Way, judge
 from segue.core.model import Control, DriverKind, Transport
 from segue.core.preflight.facts import Facts, Path, Unseen
@@ -18,6 +19,7 @@ _CODES: Final = ("user-rights", "p2p", "tls-handshake", "clock", "keepalive", "p
 def find(facts: Facts) -> Iterator[Finding]:
     """Everything about who talks to whom."""
     path, spec = facts.path, facts.spec
+    yield from _capabilities(facts)
     if isinstance(path, Unseen):
         yield from unseen(path, tuple(code for code in _CODES if _is_needed(facts, code)))
         return
@@ -112,6 +114,26 @@ def _sealed(facts: Facts, path: Path) -> Iterator[Finding]:
     )
 
 
+def _capabilities(facts: Facts) -> Iterator[Finding]:
+    """Whether both QEMUs know what the migration needs; libvirt agrees about that by itself."""
+    if facts.spec.driver is not DriverKind.QEMU:
+        return
+    for side, said in ((facts.source, facts.parts), (facts.destination, facts.offer)):
+        if isinstance(said, Unseen):
+            yield from unseen(said, ("capabilities",))
+        elif said.capabilities is None:
+            sentence = f"{side.host}: its QEMU does not say what it can do for a migration."
+            yield Finding(code="capabilities", severity=Severity.UNCHECKED, sentence=sentence)
+        elif missing := sorted(needed(facts.spec) - said.capabilities):
+            yield Finding(
+                code="capabilities",
+                severity=Severity.BLOCKER,
+                sentence=f"QEMU on {side.host} is too old: it does not know {', '.join(missing)}.",
+                seen=(Seen(host=side.host, what=f"query-migrate-capabilities without {', '.join(missing)}"),),
+                fix="Ask for less (--postcopy, --connections, --compression), or move it to a host with a newer QEMU.",
+            )
+
+
 def _keepalive(facts: Facts, path: Path) -> Iterator[Finding]:
     for side, ground in ((facts.source, path.here), (facts.destination, path.there)):
         if not ground.keepalive and facts.spec.driver is DriverKind.LIBVIRT:
@@ -129,6 +151,8 @@ def _postcopy(facts: Facts, path: Path) -> Iterator[Finding]:
         return
     there, offer = facts.destination.host, facts.offer
     user = "" if isinstance(offer, Unseen) else offer.user
+    if facts.spec.driver is DriverKind.QEMU and not isinstance(facts.parts, Unseen):  # it runs there as whom it runs here
+        user = facts.parts.user or path.pair.destination.user
     if path.there.userfault is False and user not in ("", "0", "root"):
         yield Finding(
             code="postcopy-rights",

@@ -122,7 +122,7 @@ def find(facts: Facts) -> Iterator[Finding]:
     parts = facts.parts
     if isinstance(parts, Unseen):
         for code in (*(rule.code for rule in _RULES.values()), "qemu-blocks", "device-unknown", "tpm-state", *_DRIVES.values()):
-            yield _unchecked(code, parts)
+            yield parts.unchecked(code)
         return
     yield from _blocked(facts, parts)
     for part in parts.devices:
@@ -136,10 +136,6 @@ def find(facts: Facts) -> Iterator[Finding]:
             yield _expired(facts, part)
         elif part.kind is Kind.TPM:
             yield from _tpm(facts, part)
-
-
-def _unchecked(code: str, unseen: Unseen) -> Finding:
-    return Finding(code=code, severity=Severity.UNCHECKED, sentence=f"{unseen.host}: {unseen.why}.")
 
 
 def _blocked(facts: Facts, parts: Parts) -> Iterator[Finding]:
@@ -207,7 +203,7 @@ def _unknown(facts: Facts, parts: Parts) -> Iterator[Finding]:
     if parts.types is None:
         return
     if isinstance(facts.offer, Unseen):
-        yield _unchecked("device-unknown", facts.offer)
+        yield facts.offer.unchecked("device-unknown")
         return
     if facts.offer.types is not None and (unknown := sorted(parts.types - facts.offer.types)):
         yield Finding(
@@ -252,7 +248,7 @@ def _with_files(facts: Facts, parts: Parts) -> Iterator[Finding]:
     for kinds, code, check in checks:
         for part in (one for one in parts.devices if one.kind in kinds):
             if isinstance(facts.files, Unseen):
-                yield _unchecked(code, facts.files)
+                yield facts.files.unchecked(code)
                 break
             yield from check(facts, part, facts.files)
 
@@ -299,7 +295,10 @@ def _display(facts: Facts, part: Part, files: Files) -> Iterator[Finding]:
             severity=Severity.BLOCKER,
             sentence=f"The {part.kind} of {facts.guest.name} listens on {part.listens}, an address that {there} does not have.",
             seen=(Seen(host=there, what=f"addresses {', '.join(sorted(files.addresses))}"),),
-            fix="Let it listen on 0.0.0.0, or on a network (libvirt: <listen type='network'>; bare QEMU: --set vnc=…).",
+            fix={
+                DriverKind.LIBVIRT: f"Let it listen on another address there: '--set graphics.{part.name}=0.0.0.0'.",
+                DriverKind.QEMU: "Let it listen on another address there: '--set vnc=ADDRESS:NUMBER'.",
+            }[_spoken(facts)],
         )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from segue.core.files import Seen as SeenFile
-from segue.core.files import is_one, is_other
+from segue.core.files import is_one, is_other, libvirt_shares
 from segue.core.model import DriverKind
-from segue.core.preflight.facts import DiskPart, Facts, Files, Parts, Unseen
+from segue.core.preflight.facts import DiskPart, Facts, Files, Kind, Parts, Unseen
 from segue.core.preflight.findings import Finding, Seen, Severity
 from segue.core.storage import COPIED_FORMATS
 from segue.units import format_bytes
@@ -21,6 +21,7 @@ _OF_FILES: Final = (
     "disk-missing",
     "disk-other",
     "disk-unproven",
+    "disk-unshared",
     "disk-rights",
     "disk-backing",
     "disk-used",
@@ -34,22 +35,21 @@ def find(facts: Facts) -> Iterator[Finding]:
     parts, files = facts.parts, facts.files
     if isinstance(parts, Unseen):
         for code in (*_OF_FILES, "disk-cache"):
-            yield _unchecked(code, parts)
+            yield parts.unchecked(code)
         return
     yield from _cache(facts, parts)
     if isinstance(files, Unseen):
         if parts.files or any(disk.path for disk in parts.disks):
-            yield from (_unchecked(code, files) for code in _OF_FILES)
+            libvirts = facts.spec.driver is DriverKind.LIBVIRT
+            yield from (files.unchecked(code) for code in _OF_FILES if libvirts or code != "disk-unshared")
         return
     for disk in parts.disks:
         yield from _disk(facts, disk, files)
+    if facts.spec.driver is DriverKind.LIBVIRT and not facts.spec.libvirt.unsafe and not facts.spec.libvirt.offline:
+        yield from _unshared(facts, parts, files)
     yield from _room(facts, parts, files)
     for path in parts.files:
         yield from _needed(facts, path, files)
-
-
-def _unchecked(code: str, unseen: Unseen) -> Finding:
-    return Finding(code=code, severity=Severity.UNCHECKED, sentence=f"{unseen.host}: {unseen.why}.")
 
 
 def _seen(host: str, path: str, seen: SeenFile | None) -> Seen:
@@ -124,7 +124,7 @@ def _share(facts: Facts, disk: DiskPart) -> str:
     directory = posixpath.dirname(disk.path)
     return (
         f"Mount the storage of {directory} on {facts.destination.host} at the same path, or have the disk copied: "
-        f"segue migrate {facts.guest.name} {facts.spec.destination} --copy-storage all"
+        f"'segue migrate {facts.guest.name} {facts.spec.destination} --copy-storage all'."
     )
 
 
@@ -151,7 +151,7 @@ def _same(
     if proven is False:
         said = Seen(host=there, what=f"what was put beside it on {facts.source.host} is not beside it here")
         yield _blocker("disk-other", sentence, (*evidence, said), _share(facts, disk))
-    elif proven is None and is_other(mine, theirs, one_machine=False) and not mine.is_device:
+    elif _is_another(files, disk.path):
         yield _blocker("disk-other", sentence, evidence, _share(facts, disk))
     elif proven is None and not is_one(mine, theirs, one_machine=False):
         yield Finding(
@@ -161,6 +161,43 @@ def _same(
             seen=evidence,
             fix=f"Compare what they are: 'lsblk -o NAME,WWN,SERIAL {disk.path}' or 'stat {disk.path}' on both hosts.",
         )
+
+
+def _unshared(facts: Facts, parts: Parts, files: Files) -> Iterator[Finding]:
+    """Files that libvirt does not move a guest with, though both hosts reach them: those on file systems of one host alone.
+
+    It looks at the source's file system only, whatever the cache mode, and not at what is read only, a block device, reached by
+    network or copied (qemu_migration.c, qemuMigrationSrcIsSafe). What is not there, or another file, is told as that.
+    """
+    disks = [one for one in parts.disks if not one.read_only and not _is_copied(facts, one, files)]
+    media = [(one.name, one.path) for one in parts.devices if one.kind is Kind.FLOPPY and not one.read_only]
+    here, there = facts.source.host, facts.destination.host
+    for name, path in [(one.name, one.path) for one in disks if not _is_another(files, one.path)] + media:
+        seen = files.here.get(path)
+        if seen is None or seen.is_device or path not in files.there:
+            continue
+        shares = libvirt_shares(seen.filesystem)
+        if shares is None or (files.declared and not shares):
+            why = "its version" if shares is None else "shared_filesystems in its qemu.conf"
+            sentence = f"Whether libvirt on {here} takes {path} ({seen.filesystem}) for shared storage depends on {why}."
+            yield Finding(code="disk-unshared", severity=Severity.UNCHECKED, sentence=sentence)
+        elif not shares:
+            copied = f"have it copied: 'segue migrate {facts.guest.name} {facts.spec.destination} --copy-storage all'"
+            granted = f"{there} was seen to have the same file: --unsafe lets libvirt take that for granted"
+            yield _blocker(
+                "disk-unshared",
+                f"libvirt moves no guest with a disk on {seen.filesystem} ({name}), which it takes for one host's own.",
+                (_seen(here, path, seen),),
+                f"{granted if files.proven.get(path) else 'Put it on NFS or the like'}. Or {copied}",
+            )
+
+
+def _is_another(files: Files, path: str) -> bool:
+    """It was told to be another file there."""
+    mine, theirs, proven = files.here.get(path), files.there.get(path), files.proven.get(path)
+    if proven is None and mine is not None and theirs is not None:
+        return is_other(mine, theirs, one_machine=False) and not mine.is_device
+    return proven is False
 
 
 def _cache(facts: Facts, parts: Parts) -> Iterator[Finding]:
@@ -188,7 +225,7 @@ def _copy(facts: Facts, disk: DiskPart, there: SeenFile | None, evidence: tuple[
             "disk-format",
             f"The disk {disk.name} is {disk.format}, which is not copied; {' and '.join(COPIED_FORMATS)} are.",
             evidence[:1],
-            f"Put {disk.path} on storage that both hosts reach, or convert it when the guest is off: qemu-img convert -O qcow2",
+            f"Put {disk.path} on storage that both hosts reach, or convert it while it is off: 'qemu-img convert -O qcow2'.",
         )
     if there is not None and not (facts.spec.disks and facts.spec.disks.paths.get(disk.path)):
         yield _blocker(
@@ -228,5 +265,5 @@ def _needed(facts: Facts, path: str, files: Files) -> Iterator[Finding]:
             "file-missing",
             f"{there} has no {path}, which {facts.guest.name} is started with.",
             (_seen(facts.source.host, path, files.here[path]), _seen(there, path, None)),
-            f"Copy it to the same path on {there}: scp {facts.source.host}:{path} {there}:{path}",
+            f"Copy it to the same path on {there}: 'scp {facts.source.host}:{path} {there}:{path}'.",
         )

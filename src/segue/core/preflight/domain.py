@@ -218,7 +218,8 @@ def _media(devices: Element) -> Iterator[Part]:
             continue
         path = source.get("file") or source.get("dev") or ""
         if (kind := _DRIVES.get(disk.get("device", ""))) and path and source.get("startupPolicy") not in _LET_GO:
-            yield Part(kind=kind, name=target.get("dev", ""), what=path, path=path)
+            only_read = disk.find("readonly") is not None
+            yield Part(kind=kind, name=target.get("dev", ""), what=path, path=path, read_only=only_read)
         elif disk.get("device") == "lun":
             yield Part(kind=Kind.LUN, name=target.get("dev", ""), what=path, path=path)
         elif disk.get("type") == "vhostuser":

@@ -13,7 +13,9 @@ from segue.core.connectivity import Pair, Reply
 from segue.core.evidence import Evidence
 from segue.core.files import Seen
 from segue.core.forecast import Forecast
-from segue.core.model import Guest, GuestState, HostFacts, MigrationSpec
+from segue.core.model import Guest, GuestState, MigrationSpec
+from segue.core.preflight.findings import Finding, Severity
+from segue.core.preflight.findings import Seen as Shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,27 @@ class Unseen:
 
     host: str
     why: str
+
+    def unchecked(self, code: str) -> Finding:
+        """That this could not be checked."""
+        return Finding(code=code, severity=Severity.UNCHECKED, sentence=f"{self.host}: {self.why}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objection:
+    """Something that cannot be done, as whoever would have to do it says.
+
+    Attributes:
+        code: ``asked``, of what was asked for; ``unsupported``, whatever is asked for.
+        sentence: one sentence.
+        seen: the evidence.
+        fix: what can be asked for instead.
+    """
+
+    sentence: str
+    seen: Shown
+    fix: str = ""
+    code: str = "asked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +114,7 @@ class Part:
         password: it asks for one that only the running QEMU knows.
         valid_until: when its password expires, in UTC as ISO 8601 says it; empty: never, or it has none.
         expired: that time was past when it was looked at.
+        read_only: what a drive holds is only read.
     """
 
     kind: Kind
@@ -103,6 +127,7 @@ class Part:
     password: bool = False
     valid_until: str = ""
     expired: bool = False
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +175,7 @@ class Nic:
         plug: what it is plugged into.
         into: which one; empty where that has no name.
         mac: in lower case; empty where QEMU chose it.
+        target: the host's end of it, by libvirt; empty without a name.
         open_vswitch: the bridge is one of Open vSwitch's, which the kernel does not list as a bridge.
     """
 
@@ -157,6 +183,7 @@ class Nic:
     plug: Plug
     into: str = ""
     mac: str = ""
+    target: str = ""
     open_vswitch: bool = False
 
 
@@ -220,6 +247,7 @@ class Parts:
         user: whom its QEMU runs as, as setpriv(1) takes it; empty: as whoever is logged in.
         directory: where its QEMU's relative paths begin.
         host_cpu: the model of the host's CPU, in words, with its microcode.
+        capabilities: what its QEMU can do for a migration, by QEMU's names; ``None`` where it is not asked.
     """
 
     machine: str
@@ -237,6 +265,7 @@ class Parts:
     user: str = ""
     directory: str = "/"
     host_cpu: str = ""
+    capabilities: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +301,7 @@ class Offer:
         memory: of its host.
         cpus: how many CPUs its host has.
         user: whom its QEMUs run as, as `Parts.user`.
-        host_cpu: as in `Parts`.
+        host_cpu, capabilities: as in `Parts`.
         trouble: why the emulator does not even start there; then nothing else is known. Empty when it does.
     """
 
@@ -286,6 +315,7 @@ class Offer:
     cpus: int = 0
     user: str = ""
     host_cpu: str = ""
+    capabilities: frozenset[str] | None = None
     trouble: str = ""
 
 
@@ -302,6 +332,8 @@ class Files:
         free_bytes: room on the destination, by directory.
         listening: TCP ports that somebody listens on there.
         addresses: IP addresses that the destination has.
+        declared: the source's libvirt was told of directories that it shall take for shared (qemu.conf, shared_filesystems), or
+            that could not be read.
     """
 
     here: Mapping[str, Seen]
@@ -312,6 +344,7 @@ class Files:
     free_bytes: Mapping[str, int] = field(default_factory=dict)
     listening: frozenset[int] = frozenset()
     addresses: frozenset[str] = frozenset()
+    declared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,17 +400,14 @@ class Side:
     """One of the two hosts.
 
     Attributes:
-        hypervisor: what it is.
+        host: its name.
+        identity: what tells it from every other.
         sighting: what it shows of the guest; ``None`` for the source, where the guest was found.
     """
 
-    hypervisor: HostFacts
+    host: str
+    identity: str
     sighting: Evidence | None = None
-
-    @property
-    def host(self) -> str:
-        """Its name."""
-        return self.hypervisor.host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,6 +418,7 @@ class Facts:
         spec: what was asked for.
         guest: as it was found on the source.
         source, destination: the hosts.
+        objections: what cannot be done, by what was asked for and what both hypervisors can.
         standing: how the guest stands.
         parts: what it is made of.
         offer: what the destination can give to it.
@@ -405,4 +436,5 @@ class Facts:
     offer: Offer | Unseen
     files: Files | Unseen
     path: Path | Unseen
+    objections: tuple[Objection, ...] | Unseen = ()
     expected: Forecast | Unseen | None = None

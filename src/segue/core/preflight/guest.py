@@ -10,7 +10,8 @@ from segue.core.preflight.findings import Finding, Seen, Severity
 
 
 def find(facts: Facts) -> Iterator[Finding]:
-    """Everything about the state of the guest."""
+    """Everything about the state of the guest, and what cannot be done with it."""
+    yield from _asked(facts)
     yield from _hosts(facts)
     if facts.guest.obstacle:
         yield _blocker(facts, "unsupported", facts.guest.obstacle, seen=facts.guest.obstacle)
@@ -22,9 +23,17 @@ def find(facts: Facts) -> Iterator[Finding]:
     yield from _what_stays(facts, facts.standing)
 
 
+def _asked(facts: Facts) -> Iterator[Finding]:
+    if isinstance(facts.objections, Unseen):
+        yield facts.objections.unchecked("asked")
+        return
+    for one in facts.objections:
+        yield Finding(code=one.code, severity=Severity.BLOCKER, sentence=one.sentence, seen=(one.seen,), fix=one.fix)
+
+
 def _unseen(standing: Unseen) -> Iterator[Finding]:
     for code in ("io-error", "snapshots", "checkpoints", "managed-save", "autostart"):
-        yield Finding(code=code, severity=Severity.UNCHECKED, sentence=f"{standing.host}: {standing.why}.")
+        yield standing.unchecked(code)
 
 
 def _blocker(facts: Facts, code: str, sentence: str, *, seen: str, fix: str = "") -> Finding:
@@ -34,12 +43,12 @@ def _blocker(facts: Facts, code: str, sentence: str, *, seen: str, fix: str = ""
 
 def _hosts(facts: Facts) -> Iterator[Finding]:
     here, there = facts.source, facts.destination
-    if here.hypervisor.identity == there.hypervisor.identity:
+    if here.identity == there.identity:
         yield Finding(
             code="same-host",
             severity=Severity.BLOCKER,
             sentence=f"{here.host} and {there.host} are the same host.",
-            seen=(Seen(host=here.host, what=f"identity {here.hypervisor.identity}, the destination's too"),),
+            seen=(Seen(host=here.host, what=f"identity {here.identity}, the destination's too"),),
             fix="Name another host as the destination.",
         )
         return
@@ -72,7 +81,7 @@ def _state(facts: Facts, state: GuestState, *, raw: str) -> Iterator[Finding]:
         words = f"{name} is in a state that Segue does not know."
         yield _blocker(facts, "guest-not-running", words, seen=seen)
     elif facts.spec.libvirt.offline and state is not GuestState.SHUT_OFF:
-        words = f"{name} runs: to move its definition away from under it would leave it without one."
+        words = f"{name} is not shut off: to move its definition away from under it would leave it without one."
         yield _blocker(facts, "unsupported", words, seen=seen, fix="Leave out --offline, and it is moved with its definition.")
     elif state in (GuestState.PAUSED, GuestState.SHUT_OFF) and not facts.spec.libvirt.offline:
         words = f"Guest {name} does not run, so there is nothing to move live."

@@ -10,6 +10,7 @@ from segue.core.preflight.findings import Finding, Seen, Severity
 
 _OF_ITS_HOST: Final = ("host-passthrough", "maximum")
 _MOST_NAMED: Final = 12
+_NO_SUCH_TYPE: Final = "does not support virt type"
 _CODES: Final = ("cpu-features", "cpu-passthrough", "machine-type", "qemu-older", "accelerator", "cpu-pinning")
 
 
@@ -20,21 +21,41 @@ def find(facts: Facts) -> Iterator[Finding]:
     if isinstance(parts, Unseen) or isinstance(offer, Unseen):
         if isinstance(unseen, Unseen):
             for code in _CODES:
-                yield Finding(code=code, severity=Severity.UNCHECKED, sentence=f"{unseen.host}: {unseen.why}.")
+                yield unseen.unchecked(code)
         return
     if offer.trouble:
-        yield Finding(
-            code="emulator",
-            severity=Severity.BLOCKER,
-            sentence=f"{parts.emulator}, which runs {facts.guest.name}, does not start on {facts.destination.host}.",
-            seen=(Seen(host=facts.destination.host, what=offer.trouble),),
-            fix=f"Install QEMU on {facts.destination.host} ('apt install qemu-system-x86'), with that program at that path.",
-        )
+        trouble = _trouble(facts, parts, offer)
+        yield trouble
         for code in _CODES:
-            yield Finding(code=code, severity=Severity.UNCHECKED, sentence=f"{facts.destination.host}: its QEMU does not start.")
+            if code != trouble.code:
+                sentence = f"{facts.destination.host}: its QEMU does not start."
+                yield Finding(code=code, severity=Severity.UNCHECKED, sentence=sentence)
         return
     for rule in (_features, _passthrough, _tsc, _type, _older, _accelerator, _pinning):
         yield from rule(facts, parts, offer)
+
+
+def _trouble(facts: Facts, parts: Parts, offer: Offer) -> Finding:
+    """Why the emulator does not start there.
+
+    That one was built for KVM alone, QEMU says (accel/accel-system.c), and libvirt (qemu_capabilities.c).
+    """
+    there, seen = facts.destination.host, (Seen(host=facts.destination.host, what=offer.trouble),)
+    if f"invalid accelerator {parts.accelerator}" in offer.trouble or _NO_SUCH_TYPE in offer.trouble:
+        return Finding(
+            code="accelerator",
+            severity=Severity.BLOCKER,
+            sentence=f"{facts.guest.name} runs under {parts.accelerator}, and {parts.emulator} on {there} was built without it.",
+            seen=seen,
+            fix=f"Install a QEMU with {parts.accelerator} at that path on {there} ('apt install qemu-system-x86').",
+        )
+    return Finding(
+        code="emulator",
+        severity=Severity.BLOCKER,
+        sentence=f"{parts.emulator}, which runs {facts.guest.name}, does not start on {there}.",
+        seen=seen,
+        fix=f"Install QEMU on {there} ('apt install qemu-system-x86'), with that program at that path.",
+    )
 
 
 def _features(facts: Facts, parts: Parts, offer: Offer) -> Iterator[Finding]:
@@ -98,14 +119,21 @@ def _type(facts: Facts, parts: Parts, offer: Offer) -> Iterator[Finding]:
         return
     there = facts.destination.host
     family = parts.machine.rstrip("0123456789.")
-    alike = sorted(name for name in offer.machines if name.startswith(family))
+    alike = sorted((name for name in offer.machines if name.startswith(family)), key=_numbers)
     yield Finding(
         code="machine-type",
         severity=Severity.BLOCKER,
         sentence=f"QEMU on {there} does not know the machine type {parts.machine}.",
-        seen=(Seen(host=there, what=f"knows {', '.join(alike) or 'none of that family'}"),),
+        seen=(
+            Seen(host=there, what=f"knows {len(alike)} of that family, the newest {alike[-1]}" if alike else "knows none alike"),
+        ),
         fix=f"Install a QEMU on {there} that is as new as the source's, or start the guest with an older machine type.",
     )
+
+
+def _numbers(machine: str) -> list[int]:
+    """Of a machine type: pc-q35-7.2 is older than pc-q35-10.0."""
+    return [int(part) for part in machine.rpartition("-")[2].split(".") if part.isdigit()]
 
 
 def _older(facts: Facts, parts: Parts, offer: Offer) -> Iterator[Finding]:

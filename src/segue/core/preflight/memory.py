@@ -21,7 +21,7 @@ def find(facts: Facts) -> Iterator[Finding]:
     if isinstance(parts, Unseen) or isinstance(memory, Unseen):
         if unseen is not None:
             for code in _CODES:
-                yield Finding(code=code, severity=Severity.UNCHECKED, sentence=f"{unseen.host}: {unseen.why}.")
+                yield unseen.unchecked(code)
         return
     yield from _pages(facts, parts, memory) if parts.memory.page_bytes else _plain(facts, parts, memory)
     yield from _locks(facts, parts, memory)
@@ -57,7 +57,8 @@ def _pages(facts: Facts, parts: Parts, memory: HostMemory) -> Iterator[Finding]:
         severity=Severity.BLOCKER,
         sentence=f"{facts.guest.name} needs {needed} huge pages of {format_bytes(size)}, and {there} has {free} free.",
         seen=(Seen(host=there, what=f"hugepages-{size // 1024}kB/free_hugepages: {free}"),),
-        fix=f"On {there}: echo {needed} > /sys/kernel/mm/hugepages/hugepages-{size // 1024}kB/nr_hugepages",
+        fix=f"On {there}: cd /sys/kernel/mm/hugepages/hugepages-{size // 1024}kB && "
+        f"echo $(($(cat nr_hugepages) + {needed - free})) > nr_hugepages",
     )
 
 

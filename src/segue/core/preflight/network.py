@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from segue.core.connectivity import State, Way, data_host, is_ip, judge
-from segue.core.model import Control, Transport
+from segue.core.model import Control, DriverKind, Transport
 from segue.core.preflight.facts import Facts, Nic, Parts, Path, Plug, Unseen
 from segue.core.preflight.findings import Finding, Seen, Severity
 
@@ -41,7 +41,7 @@ def find(facts: Facts) -> Iterator[Finding]:
 def unseen(why: Unseen, codes: tuple[str, ...]) -> Iterator[Finding]:
     """That none of these could be checked."""
     for code in codes:
-        yield Finding(code=code, severity=Severity.UNCHECKED, sentence=f"{why.host}: {why.why}.")
+        yield why.unchecked(code)
 
 
 def _ways(facts: Facts, path: Path) -> Iterator[Finding]:
@@ -68,6 +68,11 @@ def _goes_by_name(facts: Facts, path: Path) -> bool:
     return facts.spec.control is Control.P2P or not there or not is_ip(there)
 
 
+def _named(facts: Facts, nic: Nic) -> str:
+    """As --set calls it."""
+    return nic.mac if facts.spec.driver is DriverKind.LIBVIRT else nic.name
+
+
 def _plugged(facts: Facts, path: Path, nic: Nic) -> Iterator[Finding]:
     here, there, name = facts.source.host, facts.destination.host, facts.guest.name
     if nic.plug is Plug.NETWORK and nic.into:
@@ -86,7 +91,7 @@ def _plugged(facts: Facts, path: Path, nic: Nic) -> Iterator[Finding]:
             severity=Severity.BLOCKER,
             sentence=f"{nic.name} of {name} is plugged into {nic.plug} {nic.into}, which {there} has not.",
             seen=(Seen(host=there, what=f"network devices {', '.join(sorted(path.there.links)) or 'none'}"),),
-            fix=f"Make {nic.into} on {there}, or plug it into another one there: --set nic.{nic.name}=… (bare), --xml (libvirt).",
+            fix=f"Make {nic.into} on {there}, or plug it into another one there: '--set nic.{_named(facts, nic)}=…'.",
         )
         return
     if ours is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from lxml import etree
 
-from segue.core.argv import CommandLine
+from segue.core.argv import CommandLine, Option, fields
 from segue.core.preflight.facts import Nic, Plug
 
 Element = etree._Element  # noqa: SLF001  # lxml's types have no other name for it
@@ -23,7 +24,7 @@ def of_domain(root: Element) -> Iterator[Nic]:
     """
     for number, found in enumerate(root.iterfind("devices/interface")):
         plug, word = _SOURCES.get(found.get("type", ""), (Plug.OTHER, ""))
-        source, mac, alias = found.find("source"), found.find("mac"), found.find("alias")
+        source, mac, alias, target = (found.find(tag) for tag in ("source", "mac", "alias", "target"))
         if source is not None and source.get("network"):
             plug, word = _SOURCES["network"]
         yield Nic(
@@ -31,6 +32,7 @@ def of_domain(root: Element) -> Iterator[Nic]:
             plug=plug,
             into=source.get(word, "") if source is not None and word else "",
             mac=(mac.get("address", "") if mac is not None else "").lower(),
+            target=target.get("dev", "") if target is not None else "",
             open_vswitch=found.find("virtualport[@type='openvswitch']") is not None,
         )
 
@@ -42,6 +44,12 @@ def of_line(line: CommandLine) -> Iterator[Nic]:
         name = found.get("id", "") or "nic"
         plug, into = _plugged(found)
         yield Nic(name=name, plug=plug, into=into, mac=(found.get("mac", "") or macs.get(name, "")).lower())
+
+
+def elsewhere(nic: Nic, backend: str) -> Nic:
+    """A NIC of a bare QEMU with another backend, as -netdev says it."""
+    plug, into = _plugged(fields(Option(name="netdev", value=backend)))
+    return replace(nic, plug=plug, into=into)
 
 
 def _plugged(found: Mapping[str, str]) -> tuple[Plug, str]:
