@@ -27,7 +27,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from segue import units
-from segue.core.forecast import SPREAD_OF_SWITCHOVER_MS, forecast
+from segue.core.forecast import forecast, switchover_ms
 from segue.core.measured import GOODPUT, Range, Seen
 from segue.core.measured import Path as Way
 from segue.core.model import Limits
@@ -35,6 +35,7 @@ from segue.lab import Lab, down, guests, up
 from segue.lab.observe import observe
 
 LAB = "forecast"
+BELOW = "<!-- what follows is written by ./run bench forecast --show --markdown -->"
 GUEST = "cell"
 SEGUE = str(Path(sys.executable).with_name("segue"))
 RESULTS = Path(__file__).parent / "results" / "forecast.jsonl"
@@ -48,11 +49,14 @@ WORKLOADS = {
     "idle-192": (192, 0, "0"),
     "steady-8": (96, 64, "8"),
     "steady-24": (96, 64, "24"),
+    "steady-40": (128, 96, "40"),
     "steady-60": (96, 64, "60"),
     "wide-90": (192, 160, "90"),
+    "wide-120": (256, 224, "120"),
     "wide-150": (192, 160, "150"),
     "flat-8": (96, 8, "max"),
     "flat-16": (96, 16, "max"),
+    "flat-32": (96, 32, "max"),
     "flat-64": (96, 64, "max"),
 }
 
@@ -191,7 +195,7 @@ def kept(cell: Cell) -> bool:
     machine that jumps, so that a guest which does not converge is moved all the same, some time, and stands for longer than was
     allowed.
     """
-    return cell.moved and cell.client_ms <= 1.2 * cell.limit_ms + SPREAD_OF_SWITCHOVER_MS[1]
+    return cell.moved and cell.client_ms <= 1.2 * cell.limit_ms + switchover_ms(units.parse_rate(cell.link) * GOODPUT)[1]
 
 
 def verdict(cells: Sequence[Cell]) -> list[str]:
@@ -234,8 +238,9 @@ def show(cells: Sequence[Cell], markdown: Path | None) -> None:
     if markdown is not None:
         table = [HEADINGS, tuple("---" for _ in HEADINGS), *rows]
         body = "\n".join(f"| {' | '.join(one)} |" for one in table)
-        head = "# Forecasts, said and come true\n\n`./run bench forecast`: " + (__doc__ or "").split("\n\n")[2].strip() + "\n\n"
-        markdown.write_text(head + "\n".join(f"- {words}" for words in verdict(cells)) + f"\n\n{body}\n", encoding="utf-8")
+        head = markdown.read_text(encoding="utf-8").partition(BELOW)[0] if markdown.exists() else ""
+        said = "\n".join(f"- {words}" for words in verdict(cells))
+        markdown.write_text(f"{head}{BELOW}\n\n{said}\n\n{body}\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -245,7 +250,7 @@ def main() -> None:
     parser.add_argument("--limits", default=",".join(map(str, LIMITS_MS)), help="of standstill, in ms")
     parser.add_argument("--into", type=Path, default=RESULTS, help="where results are kept")
     parser.add_argument("--show", action="store_true", help="play nothing, show what there is")
-    parser.add_argument("--markdown", type=Path, help="write the table there too")
+    parser.add_argument("--markdown", type=Path, help="write the table there too; what stands above it stays")
     words = parser.parse_args()
     if not words.show:
         limits = [int(one) for one in words.limits.split(",")]

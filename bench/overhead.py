@@ -3,8 +3,9 @@
     ./run bench overhead [--pairs 10]
 
 Whole processes by the wall clock, alternating within each round, so that a drift of the machine hits all alike: `virsh migrate
---live --persistent --undefinesource`; `segue migrate` with the same two URIs; `segue migrate` with names from segue.toml, which
-has to find the guest on every host, libvirt's and bare ones, first. Prints medians, the spread, and the difference to virsh
+--live --persistent --undefinesource`; `segue migrate` with the same two URIs; that with post-copy allowed, where a process of
+its own makes libvirt's call; `segue migrate` with names from segue.toml, which has to find the guest on every host, libvirt's and
+bare ones, first. Prints medians, the spread, and the difference to virsh
 round by round; `segue --help` beside them.
 """
 
@@ -35,9 +36,11 @@ def uri(host: str) -> str:
 def commands(source: str, destination: str) -> dict[str, list[str]]:
     """The contenders, as a user would type them."""
     virsh = ["virsh", "-c", uri(source), "migrate", "--live", "--persistent", "--undefinesource", GUEST, uri(destination)]
+    uris = [SEGUE, "migrate", GUEST, uri(destination), "--from", uri(source)]
     return {
         "virsh migrate": virsh,
-        "segue migrate, URIs": [SEGUE, "migrate", GUEST, uri(destination), "--from", uri(source)],
+        "segue migrate, URIs": uris,
+        "segue migrate, postcopy": [*uris, "--postcopy", "allowed"],
         "segue migrate, names": [SEGUE, "migrate", GUEST, destination],
     }
 

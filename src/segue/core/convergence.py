@@ -181,11 +181,16 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
             pass
         case None if expected is not None and expected.precopy.hopeless:
             rungs.append(Rung(do=way_out, iteration=1 if way_out is Decision.GIVE_UP else 2))
+        case None if way_out is Decision.GIVE_UP:
+            rungs.append(Rung(do=way_out, after_ms=DECLINE_MS))
         case None:
             rungs.append(_stalls(STALLED_ITERATIONS, way_out))
     return Policy(name=OWN, rungs=tuple(rungs), why=expected.reason if expected is not None else "")
 
 
+DECLINE_MS: Final = 8_000
+"""Where a forecast says no without being sure, it is tried for so long: by then it was corrected by what the migration itself
+shows, and whoever waits hears within ten seconds what cannot be."""
 FIRST_THROTTLE: Final = 60
 """Without a forecast of how much is needed: QEMU's own 20 % is rarely enough, and each further step costs it seconds."""
 

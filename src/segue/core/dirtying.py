@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from segue import units
 from segue.core.measured import Window
 
 TICK_MS: Final = 50
@@ -24,8 +25,13 @@ converged over 114 MiB/s on two busy cores.)"""
 LEVEL_SHARE: Final = 0.9
 """Of what a window twice as long shows: then the set was dirtied whole, but for the noise of sampling."""
 RAMP_SHARE: Final = 0.25
-"""A working set that is dirtied whole within the shortest window was, likely, so within this share of
-it: who writes again and again mostly writes as fast as it can."""
+"""A working set that is dirtied whole within the shortest window was, likely, so within this share of it, as far as nobody knows
+what keeps the guest busy."""
+BUSY_PERCENT: Final = 75
+"""A guest that uses so much of a CPU writes as fast as it can; one that uses less is kept waiting by something else, and
+would have been seen to write more if it wrote faster."""
+FLAT_OUT_BPS: Final = 256 * units.MIB
+"""So fast at the least is written what is written as fast as a CPU can: 224 to 320 MiB/s were seen under software emulation."""
 FIT_WINDOWS: Final = 3
 FIT_STEPS: Final = 40
 """A working set is fitted to so many windows or more, on so fine a grid of times."""
@@ -80,11 +86,10 @@ def curves(windows: Sequence[Window], most_bytes: float) -> tuple[Curve, Curve, 
         courses.append(_concave(points))
     low, likely, high = courses
     fitted = _whole(list(longest.values())) or _fitted(list(longest.values()))
+    level = _ramp(likely, _ramp_share(windows)) if _is_level(likely) else []
     return (
         Curve(tuple(low), 0.0, most_bytes).slowed(100 - SLOWEST_PERCENT),
-        Curve((fitted,), 0.0, most_bytes)
-        if fitted is not None
-        else Curve((*(_ramp(likely, RAMP_SHARE) if _is_level(likely) else []), *likely), _slope_at_end(likely), most_bytes),
+        Curve((fitted,), 0.0, most_bytes) if fitted is not None else Curve((*level, *likely), _slope_at_end(likely), most_bytes),
         # Under migration guests have been seen to dirty twice as much as before: what is not bounded by a set may double.
         Curve((*_ramp(high, 0.02), *high), 2 * _slope_at_end(high), most_bytes),
     )
@@ -146,7 +151,17 @@ def _whole(windows: list[Window]) -> tuple[float, float] | None:
     size = sum(weight * window.dirtied_bytes for weight, window in zip(weights, windows, strict=True)) / sum(weights)
     if any(abs(size - window.dirtied_bytes) > window.error_bytes for window in windows):
         return None
-    return windows[0].ms / 1000 * RAMP_SHARE, size
+    return windows[0].ms / 1000 * _ramp_share(windows), size
+
+
+def _ramp_share(windows: Sequence[Window]) -> float:
+    """In which share of the shortest window the set was dirtied that it saw whole."""
+    first = min(windows, key=lambda one: one.ms)
+    if first.busy_percent is None:
+        return RAMP_SHARE
+    if first.busy_percent < BUSY_PERCENT:
+        return 1.0
+    return min(RAMP_SHARE, max(0.001, first.dirtied_bytes / FLAT_OUT_BPS / (first.ms / 1000)))
 
 
 def _is_level(points: list[tuple[float, float]]) -> bool:

@@ -187,7 +187,10 @@ def parts(moments: Moments, gaps: Sequence[Gap]) -> Switchover:
     resumed = moments.resumed_ms
     first = None
     if resumed is not None:
-        first = next((gap.ended_ms - resumed for gap in gaps if gap.began_ms <= resumed < gap.ended_ms), None)
+        # By the stop as well as by the resumption: that one is told by another host, whose clock is known to some milliseconds.
+        stood_ms = resumed if moments.stopped_ms is None else moments.stopped_ms
+        missed = [gap for gap in gaps if gap.began_ms <= resumed and gap.ended_ms > stood_ms]
+        first = max(0, max(missed, key=lambda gap: gap.ms).ended_ms - resumed) if missed else None
     return Switchover(
         copying_ms=copying,
         last_pass_ms=last_pass,

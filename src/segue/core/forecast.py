@@ -1,11 +1,9 @@
 """What will happen when a guest is moved: will pre-copy converge, how long will it take, how long will the guest stand still.
 
-The model is QEMU's own loop (migration/migration.c, migration_iteration_run). With M bytes of memory in use, a path that
-carries B bytes a second, and D(T) the bytes that the guest dirties in T: the first iteration sends M, each next one what was
-dirtied while the one before was sent, V' = D(V/B). QEMU looks at the dirty pages anew as soon as what is left fits into the
-allowed downtime L, so about L x B is left over each time; when what is left still fits then, it stops the guest and sends it.
-So it converges when the fixed point V* = D(V*/B) fits, the smallest limit that works is L* = V*/B, and a guest that hardly
-writes stands still for nearly L.
+With M bytes of memory in use, a path that carries B bytes a second, and D(T) the bytes that the guest dirties in T, pre-copy
+sends M first, and each time then what was dirtied meanwhile, V' = D(V/B). So it converges when the fixed point V* = D(V*/B) fits
+into the allowed downtime L, the smallest limit that works is L* = V*/B, and a guest that hardly writes stands still for nearly L.
+How long it takes is played (`precopy`).
 
 D has a lowest, a likely and a highest course (`dirtying`), and every number that comes out has the range that these give.
 
@@ -14,9 +12,8 @@ What may live here: pure arithmetic on measurements. Who measures them is a driv
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -24,12 +21,13 @@ from segue import units
 from segue.core.dirtying import TICK_MS, Curve, curves, fixed_point
 from segue.core.measured import Range, Seen, UnderWay
 from segue.core.model import Limits
+from segue.core.precopy import Run, play
 
-PATIENCE: Final = 20
-"""A pre-copy that has not ended after so many times M/B (and ten seconds) does not end: V hardly falls."""
-SPREAD_OF_SWITCHOVER_MS: Final = (30, 110, 330)
+SPREAD_OF_SWITCHOVER_MS: Final = (20, 40, 330)
 """Beside what is left, the guest stands for its devices' state, to be resumed and to be heard of again: lowest, likely, highest
 as a client saw it under software emulation."""
+QUEUED_BYTES: Final = 1_400_000
+"""And for what QEMU has handed to the socket when it stops the guest, and the link has not carried yet: 40 ms of 300 Mbit/s."""
 POSTCOPY_STANDSTILL_MS: Final = (150, 350, 600)
 """The same for going over to post-copy, where hypervisors themselves report 1 to 6 ms."""
 MOST_THROTTLE: Final = 99
@@ -108,68 +106,50 @@ class Forecast:
         ]
 
 
-# --- what pre-copy comes to
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One pre-copy, as the model plays it: milliseconds, bytes. Not ended: these are of the moment at which it was given up."""
-
-    ended: bool
-    sending_ms: float
-    standing_ms: float
-    sent_bytes: float
-
-
-def play(curve: Curve, left: float, bps: float, limit_ms: float, *, first: bool = True, dense: float = 1.0) -> Run:
-    """Play QEMU's loop.
-
-    Args:
-        curve: how the guest dirties.
-        left: bytes that are to be sent in the iteration that begins.
-        bps: what the path carries.
-        limit_ms: the downtime that is allowed.
-        first: that iteration sends all memory, so that what it leaves over is not a part of the working set.
-        dense: of what that iteration leaves over, the share that has to be sent: QEMU counts pages of zeros too.
-    """
-    fits = limit_ms / 1000 * bps
-    over = max(0.0, fits - bps * TICK_MS / 2000)  # found at the next look, half a tick later on average
-    sent, spent, patience = 0.0, 0.0, PATIENCE * left / bps + 10
-    working_set = curve.dirtied(math.inf)
-    if left <= fits:
-        return Run(True, 0.0, left / bps * 1000, left)
-    while spent < patience:
-        counts = 1.0 if not first else dense
-        seconds = max((left - over * counts) / bps, TICK_MS / 2000)
-        sent += seconds * bps
-        spent += seconds
-        rest = max(0.0, left - seconds * bps)
-        new = curve.dirtied(seconds)
-        left = rest + new if first else min(rest + new, max(rest, working_set))
-        first = False
-        if left + rest / counts - rest <= fits:
-            return Run(True, spent * 1000, left / bps * 1000, sent + left)
-    return Run(False, spent * 1000, math.inf, sent)
-
-
 # --- the forecast
+
+
+def switchover_ms(bps: float) -> tuple[float, float, float]:
+    """What a client waits beside what is left to be sent: lowest, likely, highest."""
+    low, likely, high = SPREAD_OF_SWITCHOVER_MS
+    return low, likely + QUEUED_BYTES / bps * 1000, high
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """One way it may go: the guest, the path, and where the migration is; bytes and seconds."""
+    """One way it may go: the guest, the path, and where the migration is; bytes and milliseconds.
+
+    Attributes:
+        behind: of `sent`, what the iteration that sends all memory has sent so far; ``None`` once it is over.
+        clears_when_sent: as in `segue.core.precopy.play`.
+    """
 
     curve: Curve
     left: float
     bps: float
     sent: float = 0.0
     spent_ms: float = 0.0
-    first: bool = True
+    behind: float | None = 0.0
     dense: float = 1.0
+    clears_when_sent: bool = False
+
+    @property
+    def first(self) -> bool:
+        """All memory is being sent, for the first time."""
+        return self.behind is not None
 
     def play(self, limit_ms: int, percent: int) -> Run:
         """QEMU's loop with that downtime limit, of a guest that is slowed by so many percent."""
-        return play(self.curve.slowed(percent), self.left, self.bps, limit_ms, first=self.first, dense=self.dense)
+        return play(
+            self.curve.slowed(percent),
+            self.left,
+            self.bps,
+            limit_ms,
+            first=self.first,
+            behind=self.behind or 0.0,
+            dense=self.dense,
+            clears_when_sent=self.clears_when_sent,
+        )
 
 
 def forecast(seen: Seen, limits: Limits, now: UnderWay | None = None) -> Forecast | None:
@@ -190,6 +170,7 @@ def forecast(seen: Seen, limits: Limits, now: UnderWay | None = None) -> Forecas
     measured = ((low, memory.low, path.high), (likely, memory.likely, path.likely), (high, memory.high, path.low))
     needed = Range.of(fixed_point(curve, touched, bps) / bps * 1000 for curve, touched, bps in measured)
     courses = [_course(curve, touched, bps, now, seen.touched.dense) for curve, touched, bps in measured]
+    courses[0] = replace(courses[0], clears_when_sent=True)
     own = (
         seen.own_ms
         if now is None
@@ -214,9 +195,10 @@ def forecast(seen: Seen, limits: Limits, now: UnderWay | None = None) -> Forecas
 def _course(curve: Curve, touched: float, bps: float, now: UnderWay | None, dense: float) -> Course:
     if now is None:
         return Course(curve, touched, bps, dense=dense)
-    # While all memory is sent, what is left counts pages that nobody touched.
-    left = max(0.0, touched - now.sent_bytes) if now.first else now.left_bytes
-    return Course(curve, left, bps, now.sent_bytes, now.elapsed_ms, now.first, dense)
+    if now.first:  # what is left counts pages that nobody touched
+        behind = min(touched, float(now.sent_bytes))
+        return Course(curve, touched - behind, bps, now.sent_bytes, now.elapsed_ms, behind, dense)
+    return Course(curve, now.left_bytes, bps, now.sent_bytes, now.elapsed_ms, None)
 
 
 Courses = Sequence[Course]
@@ -239,7 +221,7 @@ def _precopy(means: Means, courses: Courses, limits: Limits, own: Range, percent
     owns = (own.low, own.likely, own.high)
     standing = [
         (run.standing_ms if run.ended else limits.max_downtime_ms) + more
-        for run, more in zip(runs, SPREAD_OF_SWITCHOVER_MS, strict=True)
+        for run, more in zip(runs, switchover_ms(courses[1].bps), strict=True)
     ]
     total = Range.of(
         one.spent_ms + run.sending_ms + stands + more
@@ -348,18 +330,22 @@ def right_limit(expected: Forecast, limits: Limits) -> int:
     """The downtime limit to begin with, in ms: what was promised, less what a switchover takes beside sending the rest.
 
     Where a smaller one converges all the same, and in hardly more time, the guest is given that: QEMU uses what it is allowed.
+    Where it may not converge with less than was promised, it is tried with less, and the rest is given when an iteration stalls.
     """
     seen = expected.seen
-    most = limits.max_downtime_ms - SPREAD_OF_SWITCHOVER_MS[1]
-    if seen.touched is None or seen.path is None or most < SMALLEST_LIMIT_MS or not expected.precopy.converges:
+    if seen.touched is None or seen.path is None or not expected.precopy.converges:
         return limits.max_downtime_ms
-    _, _, high = curves(seen.windows, seen.touched.bytes.high)
-    memory, bps = seen.touched.bytes.high, seen.path.bps.low
-    best = play(high, memory, bps, most, dense=seen.touched.dense)
+    most = limits.max_downtime_ms - round(switchover_ms(seen.path.bps.likely)[1])
+    if most < SMALLEST_LIMIT_MS:
+        return limits.max_downtime_ms
+    _, likely, high = curves(seen.windows, seen.touched.bytes.high)
+    worst = Course(high, seen.touched.bytes.high, seen.path.bps.low, dense=seen.touched.dense)
+    best = worst.play(most, 0)
     if not best.ended:
-        return limits.max_downtime_ms
+        hoped = Course(likely, seen.touched.bytes.likely, seen.path.bps.likely, dense=seen.touched.dense)
+        return most if hoped.play(most, 0).ended else limits.max_downtime_ms
     for limit_ms in (max(SMALLEST_LIMIT_MS, most // 3), most // 2):
-        run = play(high, memory, bps, limit_ms, dense=seen.touched.dense)
+        run = worst.play(limit_ms, 0)
         if run.ended and run.sending_ms + run.standing_ms <= WORTH_TIME * (best.sending_ms + best.standing_ms):
             return limit_ms
     return most

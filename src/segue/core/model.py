@@ -213,6 +213,7 @@ class MigrationSpec:
         probe: whom to ask all the while, to see what its clients see; ``None``: nobody.
         libvirt: what only libvirt can be asked for.
         mends: what is changed beforehand so that it can be moved, because somebody asked for that; undone if it is not moved.
+        stopped: a bare guest that somebody had stopped when it was asked for: nobody lets it run on the destination, either.
     """
 
     id: str
@@ -233,6 +234,7 @@ class MigrationSpec:
     probe: ProbeTarget | None = None
     libvirt: LibvirtWishes = field(default_factory=LibvirtWishes)
     mends: tuple[Mend, ...] = ()
+    stopped: bool = False
 
     @property
     def rests(self) -> str:
@@ -351,7 +353,7 @@ class Outcome:
         switchover: its parts, as far as they were heard.
         decisions: what was steered on the way and why, in order.
         error: one sentence, empty when moved.
-        rests: it was moved so as not to run: it ``stands still`` or ``is defined`` there; empty where it runs.
+        rests: it moved and does not run: it ``stands still`` or ``is defined`` there; empty where it runs.
         cause: which of the known causes (`segue.core.causes.Cause`); empty where no hypervisor said anything.
         hint: what to do about it.
         quotes: what both hypervisors said and wrote, unchanged.

@@ -9,7 +9,7 @@ docs/reference/ownership.md is written from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -49,7 +49,9 @@ class Verdict:
     Attributes:
         owner: the one host on which the guest may run.
         settled: the owner's copy stands there alone and nothing of the move is left to do or undo.
-        runs: the owner was seen executing the guest, or holding it as somebody had paused it; never both hosts.
+        runs: the owner was seen executing the guest, or holding it as somebody had paused it; never both hosts. A destination
+            where it stands while the source still holds what it sent is not called that: nobody saw it run there.
+        stands: the owner holds it stopped.
         both_run: two copies were seen executing: the one thing that must never be.
         remedy: what is safe to do, and left to be done.
         reason: one sentence for a person, with both sightings in it.
@@ -60,6 +62,7 @@ class Verdict:
     runs: bool
     reason: str
     remedy: Remedy
+    stands: bool = False
     both_run: bool = False
 
 
@@ -70,6 +73,9 @@ _RUNS: Final = frozenset({S.RUNNING, S.PAUSED})
 
 # What a source shows that has stopped for a hand-over.
 _GIVEN_AWAY: Final = frozenset({S.SWITCHOVER, S.POSTMIGRATE})
+
+_ARRIVED_AND_STANDS: Final = (S.POSTMIGRATE, S.PAUSED)
+"""All has arrived, and something stopped the guest as soon as it was told to run: a disk that answers with an error."""
 
 # (source, destination) → (owner, settled). Pairs that are not here prove nothing.
 OWNERS: Final[dict[tuple[Sighting, Sighting], tuple[Owner, bool]]] = {
@@ -137,7 +143,8 @@ def judge(source: Evidence, destination: Evidence, *, may_have_run: bool, only_t
     return Verdict(
         owner=owner,
         settled=settled,
-        runs=held in _RUNS or held is S.POSTCOPY,
+        runs=(held in _RUNS or held is S.POSTCOPY) and pair != _ARRIVED_AND_STANDS,
+        stands=held is S.PAUSED,
         reason=seen,
         remedy=_remedy(owner, settled, source.sighting, destination.sighting),
     )
@@ -151,10 +158,12 @@ def judge_migration(spec: MigrationSpec, source: Evidence, destination: Evidence
         source: what the source showed.
         destination: what the destination showed.
         past: it got past its point of no return, as far as is written down.
-        told_to_run: there is an intent to let the destination run.
+        told_to_run: there is an intent to let the destination run; for a guest that was stopped, to let it have the guest.
     """
     if spec.libvirt.offline:
         return judge_definition(source, destination)
+    if spec.stopped and told_to_run and destination.sighting is S.SWITCHOVER:  # as it was to be: nobody resumes it there
+        destination = replace(destination, sighting=S.PAUSED)
     by_itself = spec.driver is DriverKind.LIBVIRT
     return judge(source, destination, may_have_run=past if by_itself else told_to_run, only_told=not by_itself)
 

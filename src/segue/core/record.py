@@ -39,7 +39,7 @@ class Action(StrEnum):
     TUNE = "tune"
     CANCEL = "cancel"
     RESUME_DESTINATION = "resume-destination"
-    """From this intent on the destination may have run the guest, whatever came of it."""
+    """From this intent on the destination may have run the guest, whatever came of it; one that was stopped is left there."""
     ANNOUNCE = "announce"
     END_SOURCE = "end-source"
     DEFINE_DESTINATION = "define-destination"

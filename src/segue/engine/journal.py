@@ -148,11 +148,9 @@ class Journal:
     def _put(self, change: Change, *, wait: bool = False) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._loop.create_future()
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever waits has it; maybe nobody does
-        if self._lost is not None:
-            if wait:
-                raise self._lost
-            return future
         self._queue.put((change, future if wait else None))
+        if wait and self._lost is not None:  # looked at after the put: the thread empties the queue after it has set this
+            raise self._lost
         return future
 
     # the thread
@@ -176,7 +174,7 @@ class Journal:
                 self._refused = None
             except LeaseLost as error:
                 self._lost = error
-                self._settle(waiting, error)
+                self._settle([*waiting, *self._left()], error)
                 return
             except StoreError as error:  # nothing was written: all of it is tried again
                 self._refused, self.trouble = error, error.message
@@ -191,10 +189,15 @@ class Journal:
         while not self._closing and not any(future for _, future in taken) and (left := until - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 taken.append(self._queue.get(timeout=left))
+        return taken + self._left()
+
+    def _left(self) -> list[tuple[Change | None, asyncio.Future[None] | None]]:
+        """What is in the queue now."""
+        left = []
         with contextlib.suppress(queue.Empty):
             while True:
-                taken.append(self._queue.get_nowait())
-        return taken
+                left.append(self._queue.get_nowait())
+        return left
 
     def _settle(self, written: list[tuple[Change | None, asyncio.Future[None] | None]], error: SegueError | None) -> None:
         def tell() -> None:

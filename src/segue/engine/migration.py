@@ -17,27 +17,21 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from segue import config
-from segue.core import combinations
 from segue.core.downtime import ProbeTarget
 from segue.core.forecast import Forecast
 from segue.core.model import Control, DriverKind, GuestState, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Transport
 from segue.core.ports import Hypervisor, Store
-from segue.core.preflight.facts import Unseen
 from segue.core.record import Record
 from segue.core.storage import CopyWish
 from segue.core.wishes import LibvirtWishes
 from segue.drivers import driver as driver_of_kind
-from segue.engine import detached, outlook, preflight, probe
-from segue.engine.delegated import Delegated
 from segue.engine.inventory import Found, Inventory
-from segue.engine.journal import wall_ms
-from segue.engine.leader import DriverOf, Leader, never_begun
-from segue.engine.outlook import Outlook
-from segue.engine.preflight import Preflight
-from segue.engine.runner import Event, Told
 from segue.errors import (
+    HostUnreachable,
     MigrationCancelled,
     MigrationFailed,
     OutcomeAmbiguous,
@@ -47,7 +41,20 @@ from segue.errors import (
     StoreError,
     Unsupported,
 )
+from segue.hosts import load
 from segue.store import open_store
+
+if TYPE_CHECKING:
+    from segue.core.connectivity import Sent
+    from segue.core.preflight.facts import Unseen
+    from segue.engine.delegated import Delegated
+    from segue.engine.leader import DriverOf, Leader
+    from segue.engine.outlook import Outlook
+    from segue.engine.preflight import Preflight
+    from segue.engine.runner import Event
+
+_NEXT: Final = ("segue.engine.preflight", "segue.engine.leader", "segue.store.sql")
+"""What is needed once the hosts are reached, in this order. It is loaded while they are: mostly that is to wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +118,8 @@ class Migration:
         self.request = request
         self.outcome: Outcome | None = None
         """The end, once it has come; a refusal before the first look at the guest leaves a bare one too."""
+        self.seen: Preflight | None = None
+        """What preflight found, once it has looked."""
         self.trouble = ""
         """Why not everything of it could be written down; empty when it could."""
         self._settings = settings
@@ -121,6 +130,7 @@ class Migration:
         self._leader: Leader | None = None
         self._delegated: Delegated | None = None
         self._task: asyncio.Task[Outcome] | None = None
+        self._loading: asyncio.Task[object] | None = None
         self._cancelled_early = False
 
     def __await__(self) -> Generator[None, None, Outcome]:
@@ -191,6 +201,8 @@ class Migration:
                 source, destination, record = await self._record(inventory)
                 if _is_delegated(record):
                     return await self._delegate(record)
+                from segue.engine.leader import Leader
+
                 store = self._store_open()
                 self._leader = Leader(store, record, driver=self._driver, report=self._events.put_nowait)
                 await asyncio.to_thread(store.create, record)  # from here on a cancel is the leader's
@@ -206,6 +218,8 @@ class Migration:
 
     async def _delegate(self, record: Record) -> Outcome:
         """Let the source's Segue lead it, and watch."""
+        from segue.engine.delegated import Delegated
+
         delegated = self._delegated = Delegated(self.request, record.spec, record.source, self._events.put_nowait)
         try:
             await delegated.begin()
@@ -221,6 +235,9 @@ class Migration:
         Raises:
             SegueError: nothing was touched.
         """
+        from segue.engine import detached
+        from segue.engine.delegated import Delegated
+
         try:
             async with Inventory(self._driver) as inventory:
                 _, _, record = await self._record(inventory)
@@ -247,10 +264,13 @@ class Migration:
         Raises:
             SegueError: it would be refused, for the reason that it says.
         """
+        from segue.engine import outlook
+
         try:
             async with Inventory(self._driver) as inventory:
                 source, _, record = await self._record(inventory)
-                return record, await outlook.look(record, source, self._store_open(), tell=tell)
+                trial = partial(self._send, inventory, record)
+                return record, await outlook.look(record, source, self._store_open(), trial=trial, tell=tell)
         finally:
             if self._store is not None:
                 self._store.close()
@@ -263,16 +283,21 @@ class Migration:
     async def _record(self, inventory: Inventory) -> tuple[Hypervisor, Hypervisor, Record]:
         """Look at both hosts, and open the store while they answer. What is to be written down, then.
 
-        Not before they were reached: to open it is work of 0.2 s for this process, and so is to reach them; while they are looked
-        at it only waits.
+        Not before they were reached: that is work for this process, too; while they are looked at it only waits.
         """
         found, destination = await self._look(inventory)
+        from segue.engine import preflight
+        from segue.engine.journal import wall_ms
+        from segue.engine.runner import Told
+
         opening = asyncio.create_task(asyncio.to_thread(self._open))
         try:
             there, seen = await self._preflight(inventory, found, destination)
+            self.seen = seen
             preflight.refuse(found, seen)
-            await found.hypervisor.refuse(seen.facts.spec, there)
             if self.request.probe is not None:
+                from segue.engine import probe
+
                 await asyncio.to_thread(probe.check, self.request.probe)
             for warning in preflight.warnings(seen):
                 self._events.put_nowait(Told(text=warning))
@@ -293,13 +318,19 @@ class Migration:
         """
         async with Inventory(self._driver) as inventory:
             found, destination = await self._look(inventory)
+            from segue.engine import preflight
+
             (_, seen), expected = await asyncio.gather(
-                self._preflight(inventory, found, destination), self._expected(found, destination)
+                self._preflight(inventory, found, destination), self._expected(inventory, found, destination)
             )
             return preflight.expecting(seen, expected)
 
-    async def _expected(self, found: Found, destination: HostAddress) -> Forecast | Unseen:
+    async def _expected(self, inventory: Inventory, found: Found, destination: HostAddress) -> Forecast | Unseen:
         """What a forecast says, from a short look at the guest: whoever asks for a check waits for it."""
+        from segue.core.preflight.facts import Unseen
+        from segue.engine import outlook
+        from segue.engine.journal import wall_ms
+
         record = Record(
             spec=self._spec(found, destination), source=found.address, destination=destination, created_at_ms=wall_ms()
         )
@@ -310,15 +341,34 @@ class Migration:
         except StoreError as error:
             return Unseen(host=found.address.name, why=error.message.removesuffix("."))
         try:
-            seen = await outlook.look(record, found.hypervisor, store, windows_s=outlook.SHORT_WINDOWS_S)
+            trial = partial(self._send, inventory, record)
+            seen = await outlook.look(record, found.hypervisor, store, trial=trial, windows_s=outlook.SHORT_WINDOWS_S)
         finally:
             await asyncio.to_thread(store.close)
         return seen.expected or Unseen(host=found.address.name, why="; ".join(seen.unmeasured))
 
+    async def _send(self, inventory: Inventory, record: Record) -> Sent:
+        """Send something for half a second, as the guest's memory would go."""
+        from segue.core import connectivity
+        from segue.provision.connectivity import send
+
+        if record.spec.transport is Transport.TUNNELLED:
+            raise Unsupported("what a tunnel carries shows when it is used")
+        addresses = tuple(one for one in self._ways_to(record.destination) if one.driver is record.spec.driver)
+        ends = (inventory.shell(self._ways_to(one)) for one in (record.source, record.destination))
+        here, there = await asyncio.gather(*ends)
+        address = connectivity.data_host((record.destination, *addresses)) or await there.address()
+        return await send(here, there, address, connectivity.data_ports((record.destination, *addresses)))
+
     async def _preflight(self, inventory: Inventory, found: Found, destination: HostAddress) -> tuple[Hypervisor, Preflight]:
+        from segue.engine import preflight
+
         spec = self._spec(found, destination)
-        combinations.refuse(spec, destination)
-        there = await inventory.connect(destination)
+        try:
+            there = await inventory.connect(destination)
+        except HostUnreachable:
+            preflight.refuse_words(spec, destination)
+            raise
         ways = (partial(inventory.shell, self._ways_to(found.address)), partial(inventory.shell, self._ways_to(destination)))
         others = (one for one in self._ways_to(destination) if one.driver is not destination.driver)
         ends = (destination, *others)
@@ -350,6 +400,7 @@ class Migration:
             disks=request.disks,
             probe=request.probe,
             libvirt=request.libvirt,
+            stopped=bare and found.guest.state is GuestState.PAUSED,
         )
 
     async def _look(self, inventory: Inventory) -> tuple[Found, HostAddress]:
@@ -365,7 +416,9 @@ class Migration:
                 hint="Name the source with --from URI, or list your hosts in segue.toml.",
             )
         kinds = {address.driver for address in here}
+        load((*there, *here))  # first, or it would compete with what is loaded while they answer
         ahead = [asyncio.create_task(inventory.connect(address)) for address in there if address.driver in kinds]
+        self._loading = asyncio.create_task(asyncio.to_thread(lambda: [import_module(name) for name in _NEXT]))
         try:
             found = await inventory.find(request.guest, here)
         finally:
@@ -383,6 +436,8 @@ class Migration:
 
     def _ended_early(self, error: SegueError) -> Outcome:
         """The outcome of a migration that never began: what is known of it, and why."""
+        from segue.engine.leader import never_begun
+
         kind = OutcomeKind.CANCELLED if isinstance(error, MigrationCancelled) else OutcomeKind.REFUSED
         return never_begun(self.request, None, kind, str(error))
 

@@ -1,8 +1,8 @@
 """Measures what a forecast is made from: what the guest uses and dirties, and what the way to the destination carries.
 
-What a path carries is not tried out: that would take it from others. It is what the last migrations over it were seen to get, or
-what the operator says of the link; with neither it was not measured, and that is said. What may live here: asking the drivers and
-the store; the arithmetic is `segue.core.forecast`'s.
+What a path carries is what the last migrations over it were seen to get, or what the operator says of the link. Only where there
+is neither it is tried out, for half a second, as that takes it from others; what cannot be tried was not measured, and that is
+said. What may live here: asking the drivers and the store; the arithmetic is `segue.core.forecast`'s.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from segue import units
 from segue.core import forecast
+from segue.core.connectivity import Sent, carried_bps
 from segue.core.forecast import Forecast, Prospect
-from segue.core.measured import GOODPUT, RATES_NEEDED, WINDOWS_S, Live, Path, Range, Seen, Touched, UnderWay, Window
+from segue.core.measured import GOODPUT, RATES_NEEDED, WINDOWS_S, Live, Path, Range, Seen, Touched, UnderWay, Window, tried
 from segue.core.model import DriverKind, HostAddress, JobStatus, Limits, OutcomeKind, Progress
 from segue.core.ports import Hypervisor, Store
 from segue.core.record import Record
@@ -50,6 +51,7 @@ async def look(
     source: Hypervisor,
     store: Store,
     *,
+    trial: Callable[[], Awaitable[Sent]],
     windows_s: Sequence[int] = WINDOWS_S,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Outlook:
@@ -59,6 +61,7 @@ async def look(
         record: the migration that is thought of.
         source: where the guest runs.
         store: where earlier migrations are written down.
+        trial: sends something over the way to the destination, where nobody knows what that carries.
         windows_s: how long it is watched, one after another.
         tell: is told what is being measured.
     """
@@ -67,10 +70,13 @@ async def look(
     windows: list[Window] = []
     path = await asyncio.to_thread(path_of, store, record)
     if path is None:
-        unmeasured.append(
-            f"what the way from {record.spec.source} to {record.spec.destination} carries: no migration over it is written down; "
-            "give a link_speed in segue.toml, or --bandwidth"
-        )
+        tell(f"trying what the way from {record.spec.source} to {record.spec.destination} carries")
+        path, why = await _try(trial)
+        if path is None:
+            unmeasured.append(
+                f"what the way from {record.spec.source} to {record.spec.destination} carries: no migration over it is written "
+                f"down, and it was not tried: {why}; give a link_speed in segue.toml, or --bandwidth"
+            )
     try:
         touched = await source.touched(record.spec.guest)
     except SegueError as error:
@@ -84,6 +90,15 @@ async def look(
     own_ms = await asyncio.to_thread(own_of, store, record)
     seen = Seen(touched=touched, windows=tuple(windows), path=path, own_ms=own_ms or Seen().own_ms)
     return Outlook(seen=seen, expected=forecast.forecast(seen, record.spec.limits), unmeasured=tuple(unmeasured))
+
+
+async def _try(trial: Callable[[], Awaitable[Sent]]) -> tuple[Path | None, str]:
+    try:
+        sent = await trial()
+    except SegueError as error:
+        return None, error.message.removesuffix(".")
+    bps, why = carried_bps(sent)
+    return (None, why) if bps is None else (tried(bps, sent.took_ms), "")
 
 
 class Foresight:
@@ -142,7 +157,8 @@ class Foresight:
         if sample.status is not JobStatus.ACTIVE:
             return None
         before, self._live = self._live, self._live.then(sample)
-        news = self._fresh or before.iteration != self._live.iteration or len(self._live.rates) == RATES_NEEDED
+        enough = len(before.rates) < RATES_NEEDED <= len(self._live.rates)
+        news = self._fresh or before.iteration != self._live.iteration or enough
         if not news:
             return None
         self._fresh = False

@@ -21,9 +21,10 @@ from typing import Final, TypedDict
 
 from segue import units
 from segue.core import causes, convergence, ownership, phases
-from segue.core.causes import Explained, Scene
+from segue.core.causes import HALF, Explained, Scene
 from segue.core.convergence import Choice, Climb, History
 from segue.core.downtime import parts
+from segue.core.evidence import Evidence
 from segue.core.forecast import Forecast
 from segue.core.model import DriverKind, JobStatus, MigrationSpec, Outcome, OutcomeKind, Owner, Progress
 from segue.core.ownership import Remedy, Verdict
@@ -31,10 +32,10 @@ from segue.core.phases import Effect, Fact, State
 from segue.core.policy import Decision
 from segue.core.ports import Attempt, Hypervisor, Probe
 from segue.core.record import Record, Settings, Wishes
-from segue.engine import failpoints
+from segue.engine import failpoints, telling
 from segue.engine.journal import Journal
 from segue.engine.outlook import Foresight
-from segue.errors import LeaseLost, SegueError
+from segue.errors import HypervisorError, LeaseLost, SegueError
 
 PROOF_DEADLINE_MS: Final = 15_000
 """How long to look for proof of one owner before it is called ambiguous. A healthy pair proves it at the first look; a host
@@ -121,6 +122,7 @@ class Runner:
         self._no_connection = ""
         self._heard = (-1, 0)
         self._began = 0
+        self._seen: tuple[Evidence, ...] = ()
         self._last_seen = ""
         self._taken_up = False
         self._samples: AsyncIterator[Progress] | None = None
@@ -133,7 +135,9 @@ class Runner:
         self._climb = Climb()
         self._steered: list[Steered] = []
         self._released = False
+        self._rolled_back = False
         self._owner = Owner.SOURCE
+        self._stands = False
         self._error = ""
         self._first: SegueError | None = None
         self._known: Outcome | None = None
@@ -192,7 +196,7 @@ class Runner:
         self._may_have_run = record.phase in phases.MAY_HAVE_RUN
         if record.outcome is not None:
             self._known = record.outcome
-            self._error = record.outcome.error.partition(_NOT_SETTLED)[0].partition(_LOST)[0].strip()
+            self._error = telling.first_error(record.outcome.error)
         else:
             self._error = f"The process that led it ended in {record.state}."
         fact, effects = phases.TAKE_UP[record.state]
@@ -282,6 +286,10 @@ class Runner:
         except SegueError as error:
             verdict = await self._look()
             # One side is gone, and with it what only it had; or a person has given the guest up, unless this try had helped it.
+            if verdict.owner is Owner.NOBODY and (gone := [one.host for one in self._seen if one.sighting.is_idle]):
+                raise HypervisorError(
+                    f"{gone[0]} has nothing of {self._spec.guest} any more.", host=gone[0], number=HALF
+                ) from error
             if verdict.owner is Owner.NOBODY or self._discard:
                 raise error from None
             if error.message != self._no_connection:
@@ -320,7 +328,7 @@ class Runner:
                 error=error,
             )
         )
-        self._tell(f"asked from outside: {_in_words(wishes)}{f', which failed: {error}' if error else ''}")
+        self._tell(f"asked from outside: {telling.in_words(wishes)}{f', which failed: {error}' if error else ''}")
 
     def _tell(self, text: str) -> None:
         self._journal.note(text)
@@ -408,6 +416,7 @@ class Runner:
         return await self._roll_back()
 
     async def _roll_back(self) -> Fact:
+        self._rolled_back = True
         return await self._try(self._attempt.roll_back(), Fact.BROKE)
 
     async def _prove(self) -> Fact:
@@ -419,11 +428,14 @@ class Runner:
         began, mended = self._now_ms(), False
         while True:
             verdict = await self._look()
-            self._owner = verdict.owner
+            self._owner, self._stands = verdict.owner, verdict.stands
             whole = verdict.remedy not in (Remedy.FOLLOW, Remedy.RECONNECT)  # in post-copy neither side alone has it
             proven = (verdict.runs and whole) or verdict.owner is Owner.NOBODY
             if proven and verdict.settled:
                 self._unsettled = ""
+                if verdict.owner is Owner.SOURCE and not self._rolled_back:
+                    await self._roll_back()  # the hypervisors may still be at it
+                    continue
                 if verdict.owner is Owner.DESTINATION and not self._released:
                     await self._tidy()
                 break
@@ -432,7 +444,7 @@ class Runner:
                 await self._remedies[verdict.remedy]()
                 continue
             if self._now_ms() - began >= self._patience_ms(verdict, proven=proven):
-                self._unsettled = f"{_NOT_SETTLED}{verdict.reason}; {_LEFT_TO_DO[verdict.remedy]}."
+                self._unsettled = telling.unsettled(verdict)
                 break
             await asyncio.sleep(PROOF_PAUSE_S)
         return _PROOFS[verdict.owner] if proven else Fact.UNPROVEN
@@ -441,7 +453,7 @@ class Runner:
         """It has arrived by another way than through confirm: a definition may still be where it was not asked to be."""
         await self._finish()
         if await self._confirm() is not Fact.SOURCE_RELEASED:
-            self._unsettled = f"{_NOT_SETTLED}the source may still have a definition of it; 'segue recover' tries again."
+            self._unsettled = telling.DEFINITION_LEFT
 
     def _patience_ms(self, verdict: Verdict, *, proven: bool) -> int:
         """How long to go on looking. Of bare QEMUs that were both seen, nothing more will come: nobody acts on them but Segue."""
@@ -450,10 +462,11 @@ class Runner:
             return SEEN_DEADLINE_MS if by_themselves else 0
         if proven:
             return LEFTOVERS_DEADLINE_MS
-        return SEEN_DEADLINE_MS if verdict.remedy is Remedy.ASK and not by_themselves else PROOF_DEADLINE_MS
+        seen = verdict.remedy in (Remedy.ASK, Remedy.RELEASE_SOURCE)
+        return SEEN_DEADLINE_MS if seen and not by_themselves else PROOF_DEADLINE_MS
 
     async def _look(self) -> Verdict:
-        source, destination = await asyncio.gather(
+        source, destination = self._seen = await asyncio.gather(
             self._source.evidence(self._spec.guest), self._destination.evidence(self._spec.arrives_as)
         )
         verdict = ownership.judge_migration(
@@ -522,6 +535,9 @@ class Runner:
         kind = OutcomeKind(self._state.value)
         names = {Owner.SOURCE: self._spec.source, Owner.DESTINATION: self._spec.destination}
         moved = kind is OutcomeKind.MOVED
+        sentence = self._explained.sentence if self._explained is not None else self._error
+        cancelled, left = self._cancel.is_set(), self._unsettled
+        why = telling.why(kind, self._owner, self._spec, sentence, cancelled=cancelled, left=left)
         return Outcome(
             id=self._spec.id,
             guest=self._spec.guest,
@@ -538,8 +554,8 @@ class Runner:
             bytes_sent=self._last.sent_bytes,
             iterations=self._last.iteration,
             decisions=tuple(f"{done.decision}: {done.reason}" for done in self._steered),
-            rests=self._spec.rests if moved else "",
-            error=" ".join(part for part in (self._why(kind), self._unsettled) if part),
+            rests=(self._spec.rests or "stands still" * self._stands) if moved else "",
+            error=" ".join(part for part in (why, left) if part),
             guest_lost_ms=self._guest_lost_ms,
             client=self._probe.seen() if self._probe is not None else None,
             switchover=parts(self._attempt.moments(), self._probe.gaps if self._probe is not None else ()) if moved else None,
@@ -555,24 +571,6 @@ class Runner:
         if (before := self._known) is not None:
             return {"cause": before.cause, "hint": before.hint, "quotes": before.quotes}
         return {}
-
-    @property
-    def _sentence(self) -> str:
-        return self._explained.sentence if self._explained is not None else self._error
-
-    def _why(self, kind: OutcomeKind) -> str:
-        match kind:
-            case OutcomeKind.MOVED:
-                return ""
-            case OutcomeKind.CANCELLED if self._cancel.is_set():
-                return "Cancelled on request."
-            case OutcomeKind.AMBIGUOUS:
-                return self._sentence
-            case OutcomeKind.FAILED if self._owner is Owner.NOBODY:
-                start = f"'segue guest start {self._spec.guest} --on {self._spec.source}'"
-                return f"{self._sentence} {_LOST} It can be started from its disk, on one host: {start}."
-            case _:
-                return self._sentence or "The hypervisor ended the migration without saying why."
 
 
 class _Explanation(TypedDict, total=False):
@@ -591,32 +589,3 @@ _PROOFS: Final = {
 }
 
 _ENDS_PRECOPY: Final = frozenset({Decision.SUSPEND, Decision.START_POSTCOPY, Decision.GIVE_UP})
-_NOT_SETTLED: Final = "Not settled: "
-_LOST: Final = "The guest is lost: it runs nowhere."
-# What a person reads when a migration ended and something was left to do.
-_LEFT_TO_DO: Final = {
-    Remedy.NOTHING: "nothing is left to do",
-    Remedy.WAIT: "when both hosts answer, 'segue recover' settles it",
-    Remedy.ROLL_BACK: "'segue recover' rolls back what is left",
-    Remedy.RESUME_DESTINATION: "'segue recover' lets the destination run",
-    Remedy.RELEASE_SOURCE: "'segue recover' ends what the source still holds",
-    Remedy.FOLLOW: "post-copy runs: end nothing on either side; 'segue recover' sees it through",
-    Remedy.RECONNECT: "end nothing on either side; 'segue recover' connects the post-copy again",
-    Remedy.DISCARD: "'segue recover --discard' ends what is left of it",
-    Remedy.RESTART: "nothing is left of it",
-    Remedy.ASK: "a person must look at both hosts before anything is started or ended",
-}
-
-
-def _in_words(wishes: Wishes) -> str:
-    parts = {
-        f"downtime limit {wishes.max_downtime_ms} ms": wishes.max_downtime_ms is not None,
-        f"bandwidth {units.format_rate(wishes.bandwidth_bps or 0)}": wishes.bandwidth_bps is not None,
-        "post-copy now": wishes.postcopy_now,
-        f"within {units.format_duration_ms(wishes.within_ms or 0)}": wishes.within_ms is not None,
-        f"at most {units.format_bytes(wishes.max_bytes or 0)}": wishes.max_bytes is not None,
-        f"slowed by {wishes.max_slowdown_percent} % at most": wishes.max_slowdown_percent is not None,
-        f"{wishes.on_miss} when a promise is missed": wishes.on_miss is not None,
-        "cancel": wishes.cancel,
-    }
-    return ", ".join(words for words, asked in parts.items() if asked)

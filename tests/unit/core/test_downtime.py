@@ -68,6 +68,12 @@ def test_the_switchover_falls_into_its_parts() -> None:
     )
 
 
+def test_a_resumption_that_is_told_too_late_belongs_to_the_gap_in_which_the_guest_stood() -> None:
+    gaps = [Gap(began_ms=300, ended_ms=340), Gap(began_ms=998, ended_ms=1058), Gap(began_ms=1056, ended_ms=1064)]
+    told = parts(Moments(stopped_ms=1000, arrived_ms=1045, resumed_ms=1060), gaps)
+    assert (told.copying_ms, told.resume_ms, told.first_answer_ms) == (45, 15, 0)
+
+
 def test_a_part_that_nobody_heard_of_is_not_known() -> None:
     assert parts(Moments(), []) == Switchover()
     heard = parts(Moments(stopped_ms=1000, arrived_ms=1080), [])

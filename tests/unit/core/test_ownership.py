@@ -7,8 +7,8 @@ from itertools import product
 import pytest
 
 from segue.core.evidence import Evidence, Sighting
-from segue.core.model import Owner
-from segue.core.ownership import OWNERS, Remedy, Verdict, judge
+from segue.core.model import DriverKind, MigrationSpec, Owner
+from segue.core.ownership import OWNERS, Remedy, Verdict, judge, judge_migration
 
 S = Sighting
 PAIRS = list(product(Sighting, Sighting))
@@ -59,7 +59,8 @@ def test_settled_means_one_host_has_it_and_the_other_has_nothing_of_it(source, d
 def test_an_owner_runs_it_only_where_it_was_seen_to(source, destination):
     seen = verdict(source, destination)
     shown = {Owner.SOURCE: source, Owner.DESTINATION: destination}.get(seen.owner)
-    assert seen.runs is (shown in {S.RUNNING, S.PAUSED, S.POSTCOPY})
+    assert seen.runs is (shown in {S.RUNNING, S.PAUSED, S.POSTCOPY} and (source, destination) != (S.POSTMIGRATE, S.PAUSED))
+    assert seen.stands is (shown is S.PAUSED)
 
 
 @pytest.mark.parametrize("destination", GONE)
@@ -137,3 +138,22 @@ def test_only_what_is_left_to_do_has_a_remedy(source, destination):
 
 def test_the_table_holds_no_verdict_that_says_nothing():
     assert Owner.UNPROVEN not in {owner for owner, _ in OWNERS.values()}
+
+
+@pytest.mark.parametrize(
+    ("stopped", "told", "source", "remedy", "rests"),
+    [
+        (True, True, S.POSTMIGRATE, Remedy.RELEASE_SOURCE, False),
+        (True, True, S.ABSENT, Remedy.NOTHING, True),
+        (True, False, S.POSTMIGRATE, Remedy.RESUME_DESTINATION, False),
+        (False, True, S.POSTMIGRATE, Remedy.RESUME_DESTINATION, False),
+        (False, True, S.ABSENT, Remedy.RESUME_DESTINATION, False),
+    ],
+)
+def test_a_guest_that_was_stopped_is_where_it_stands_once_it_was_left_there(stopped, told, source, remedy, rests):
+    spec = MigrationSpec(id="1", guest="web", source="alpha", destination="beta", driver=DriverKind.QEMU, stopped=stopped)
+    here = Evidence(host="alpha", sighting=source, seen_at_ms=0)
+    there = Evidence(host="beta", sighting=S.SWITCHOVER, seen_at_ms=1)
+    found = judge_migration(spec, here, there, past=True, told_to_run=told)
+    assert (found.owner, found.remedy) == (Owner.DESTINATION, remedy)
+    assert (found.runs and found.stands and found.settled) is rests

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from segue.core.phases import PHASES, State
 from segue.core.ports import Store
 from segue.core.record import Action, Holder, Record, Step, Transition, Wishes
 from segue.drivers.simulated import SimGuest, SimulatedDriver, World
+from segue.drivers.simulated.world import Stream
 from segue.engine import failpoints, holder, journal, outside, recovery, runner
 from segue.engine.journal import PATIENCE_S, POLL_S
 from segue.engine.leader import Leader
@@ -160,6 +162,36 @@ def locked(directory: Path) -> Iterator[None]:
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("ROLLBACK")
+
+
+async def test_what_is_handed_over_while_the_lease_is_found_to_be_lost_is_told_so_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(store)
+    writing, lost = threading.Event(), threading.Event()
+
+    def write(*_: object) -> None:
+        writing.set()
+        assert lost.wait(10)
+        raise LeaseLost("another process leads")
+
+    monkeypatch.setattr(store, "write", write)
+    lease = store.lead(scene.record.id, OTHER, ttl_ms=60_000)
+    written = journal.Journal(store, lease, on_wishes=lambda _: None, told_to_run=False)
+    waiting = [asyncio.create_task(_intend(written))]
+    assert await asyncio.to_thread(writing.wait, 10)
+    waiting.append(asyncio.create_task(_intend(written)))
+    await asyncio.sleep(0)  # it is in the queue now, behind what the thread has taken
+    lost.set()
+    done, pending = await asyncio.wait(waiting, timeout=10)
+    assert not pending
+    assert all(isinstance(task.exception(), LeaseLost) for task in done)
+    await written.aclose()
+
+
+async def _intend(written: journal.Journal) -> None:
+    async with written.acting(Action.CANCEL):
+        pytest.fail("acted without a lease")
 
 
 async def test_a_database_that_stalls_in_mid_flight_delays_one_action_a_little_and_no_decision(
@@ -346,6 +378,48 @@ async def test_a_person_may_give_up_a_post_copy_that_cannot_be_connected_again(s
             outcome = await scene.leader().take_up(discard=True)
     assert (outcome.outcome, outcome.owner) == (OutcomeKind.FAILED, "")
     assert scene.guest.copies == {}
+
+
+async def test_what_the_hypervisors_still_work_on_is_ended_before_it_is_said_to_have_failed(store: Store) -> None:
+    scene = Scene(store)
+    store.write(store.lead(scene.record.id, OTHER, ttl_ms=-1), [entered(State.VERIFY)])
+    scene.guest.job = Stream(
+        world=scene.world,
+        guest=scene.guest,
+        max_downtime_ms=300,
+        bandwidth_bps=None,
+        left_bytes=scene.guest.memory_bytes,
+        began_ms=scene.world.now_ms,
+    )
+    outcome = await scene.leader().take_up()
+    assert (outcome.outcome, outcome.owner, scene.written.settled) == (OutcomeKind.FAILED, "alpha", True)
+    assert scene.guest.job.status is JobStatus.CANCELLED
+
+
+async def test_a_post_copy_of_which_one_half_is_gone_says_which_and_what_may_be_why(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(store, postcopy=True, bandwidth_bps=512 * units.KIB)
+
+    async def reach(name: str) -> None:
+        if name == "perform.entered":
+            store.wish(scene.record.id, Wishes(postcopy_now=True))
+            await asyncio.sleep(3 * POLL_S)
+        if name == "postcopy.entered":
+            while scene.guest.copies.get("beta") is not Sighting.POSTCOPY:  # noqa: ASYNC110  # of a task of the engine
+                await asyncio.sleep(0)
+            assert scene.guest.job
+            scene.world.cut, scene.guest.job.status = True, JobStatus.POSTCOPY_PAUSED
+            scene.world.show("web", "alpha", Sighting.POSTCOPY_PAUSED)
+            scene.world.show("web", "beta", Sighting.CRASHED)
+
+    monkeypatch.setattr(failpoints, "reach", reach)
+    async with asyncio.timeout(20):
+        outcome = await scene.run()
+    assert (outcome.outcome, outcome.owner, outcome.cause) == (OutcomeKind.FAILED, "", "postcopy-lost")
+    assert "beta has nothing of web any more" in outcome.error
+    assert "When nothing is left of it, it can be started" in outcome.error
+    assert "--discard" in outcome.hint
 
 
 async def test_who_comes_second_to_recover_finds_it_done(store: Store) -> None:

@@ -1,18 +1,22 @@
 """A migration as a caller holds it, over the simulated world: every end is proven, told, and leaves one copy."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segue import config, units
+from segue.cli import render
 from segue.core.evidence import Sighting
 from segue.core.model import DriverKind, HostAddress, JobStatus, Limits, OutcomeKind, Progress
 from segue.core.phases import State
 from segue.core.policy import Policy
 from segue.drivers.simulated import SimGuest, SimulatedDriver, World
+from segue.drivers.simulated.driver import SimulatedHypervisor
 from segue.engine import runner
 from segue.engine.migration import Migration, Request
 from segue.engine.runner import Event, Steered, Told
@@ -168,6 +172,47 @@ async def test_what_is_forecast_is_told_before_it_comes_so() -> None:
     assert any(text.startswith("forecast: pre-copy: ") for text in told), told
 
 
+class Asked(SimulatedHypervisor):
+    """A host that takes down what it is asked."""
+
+    def __init__(self, world: World, host: str, questions: Counter[str]) -> None:
+        super().__init__(world, host)
+        self.questions = questions
+
+    def __getattribute__(self, name: str) -> Any:  # whatever the port has
+        if not name.startswith("_") and name not in ("world", "host", "questions"):
+            self.questions[f"{name} {self.host}"] += 1
+        return super().__getattribute__(name)
+
+
+class AskedDriver(SimulatedDriver):
+    """A driver whose hosts do."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.questions: Counter[str] = Counter()
+
+    async def connect(self, address: HostAddress, *, deadline_s: float) -> Asked:
+        host = (await super().connect(address, deadline_s=deadline_s)).host
+        self.questions[f"connect {host}"] += 1
+        return Asked(self.world, host, self.questions)
+
+
+async def test_what_preflight_has_asked_a_migration_does_not_ask_again() -> None:
+    rehearsal = Rehearsal()
+    driver = rehearsal.driver = AskedDriver(rehearsal.world)
+    migration = rehearsal.migration()
+    await migration
+    once = {
+        name: driver.questions[name]
+        for host, names in (("alpha", "connect identity standing parts objections"), ("beta", "connect guests identity offer"))
+        for name in (f"{word} {host}" for word in names.split())
+    }
+    assert set(once.values()) == {1}, once
+    assert migration.seen is not None
+    assert migration.seen.blockers == ()
+
+
 @pytest.mark.parametrize("state", [State.PREPARE, State.PERFORM])
 async def test_cancel_leaves_the_guest_where_it_was(state: State) -> None:
     rehearsal = Rehearsal(FLAT_OUT)
@@ -225,6 +270,33 @@ async def test_a_guest_that_stands_still_between_two_hosts_is_ambiguous() -> Non
         await rehearsal.migration()
     assert caught.value.exit_code == 5
     assert rehearsal.world.most_copies == 1
+
+
+async def test_a_guest_that_was_stopped_as_soon_as_it_was_told_to_run_has_not_moved_until_it_runs() -> None:
+    rehearsal = Rehearsal()
+    rehearsal.world.broken = {"confirm"}
+
+    def stop(event: Event) -> None:
+        if event is State.VERIFY:
+            rehearsal.world.show("web", "beta", Sighting.PAUSED)
+
+    with pytest.raises(OutcomeAmbiguous, match="'segue recover' ends what the source still holds") as caught:
+        await follow(rehearsal.migration(), stop)
+    assert caught.value.exit_code == 5
+    assert rehearsal.shown == {"alpha": Sighting.POSTMIGRATE, "beta": Sighting.PAUSED}
+
+
+async def test_a_guest_that_stands_where_it_arrived_is_not_said_to_run() -> None:
+    rehearsal = Rehearsal()
+
+    def stop(event: Event) -> None:
+        if event is State.VERIFY:
+            rehearsal.world.show("web", "beta", Sighting.PAUSED)
+
+    migration = rehearsal.migration()
+    await follow(migration, stop)
+    assert migration.outcome is not None
+    assert "It stands still on beta, and runs nowhere else." in render.summary(migration.outcome)
 
 
 async def test_a_guest_that_died_after_it_ran_on_the_destination_is_not_raised_from_its_past() -> None:
