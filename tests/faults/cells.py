@@ -75,6 +75,10 @@ HELD: dict[Path, dict[Moment, str]] = {
 
 BEGUN_PERCENT = 25
 
+# When post-copy has begun on the source, and the destination's daemon is started again before it has heard that the guest runs
+# there, libvirt (9.0, qemuProcessRecoverMigrationIn) ends what has arrived.
+ENDED_BY_LIBVIRT = ((Path.DIRECT, Fault.LIBVIRTD_DESTINATION), (Path.P2P, Fault.LIBVIRTD_DESTINATION))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
@@ -107,10 +111,14 @@ class Cell:
         return f"{Action.LISTEN}.acted" if self.turning_back and self.failpoint.startswith(Action.END_DESTINATION) else ""
 
     @property
+    def in_postcopy(self) -> bool:
+        """It goes over to post-copy, or is about to."""
+        return self.moment is Moment.POSTCOPY or self.failpoint.startswith(Action.START_POSTCOPY)
+
+    @property
     def may_kill_the_guest(self) -> bool:
         """Whether it does depends on when it happened to strike."""
-        # libvirtd 9.0 that is started again ends an incoming guest whose finish it had not been asked for yet, also in post-copy.
-        if self.path is not Path.QEMU and self.fault is Fault.LIBVIRTD_DESTINATION and self.moment is Moment.POSTCOPY:
+        if self.in_postcopy and (self.path, self.fault) in ENDED_BY_LIBVIRT:
             return True
         return self.after_percent is not None and self.fault in (Fault.KILL_SOURCE, Fault.KILL_DESTINATION)
 
@@ -159,12 +167,13 @@ _ON_THE_WAY = {
         Action.LISTEN,
         Action.SET_UP_SOURCE,
         Action.START,
+        Action.START_POSTCOPY,
         Action.RESUME_DESTINATION,
         Action.ANNOUNCE,
         Action.END_SOURCE,
     ),
-    Path.DIRECT: (Action.SET_UP_SOURCE, Action.START),
-    Path.P2P: (Action.SET_UP_SOURCE, Action.START),
+    Path.DIRECT: (Action.SET_UP_SOURCE, Action.START, Action.START_POSTCOPY),
+    Path.P2P: (Action.SET_UP_SOURCE, Action.START, Action.START_POSTCOPY),
 }
 _ON_THE_WAY_BACK = {
     Path.QEMU: (Action.CANCEL, Action.END_DESTINATION),

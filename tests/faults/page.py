@@ -8,10 +8,10 @@ from itertools import groupby
 
 from tests.faults import results
 from tests.faults.cells import Cell, Fault, Moment, Path, by_failpoint, by_moment, why_impossible
-from tests.faults.results import Result
+from tests.faults.results import Key, Result
 
 PAGE = results.FILE.with_suffix(".md")
-Results = Mapping[tuple[int, int, str], Result]
+Results = Mapping[Key, Result]
 
 HEAD = """# The fault matrix
 
@@ -19,6 +19,10 @@ Written by `./run faults`, which plays every cell on the lab, with real QEMU and
 that moment, `segue recover` from a fresh process, and the auditor's verdict. A cell says how the migration ended, and where the
 guest runs then. Broken would mean: two copies ran, or none though the guest itself was not killed; a tick was lived through
 twice; a disk record was lost or doubled; something was left behind; or the stated owner is not the true one.
+Where a cell was played more than once and did not always end the same way, all its ends are told, the gravest first.
+
+In post-copy libvirt itself ends a guest that does not run on the destination yet, when the daemon there is started again:
+[why, and what to do](../guide/libvirt.md#the-instant-of-post-copy).
 
 What recovery took is the whole process by the wall clock, Python's start included. Where the hypervisors go on with the
 migration by themselves (bare QEMU, libvirt peer-to-peer), `segue recover` watches that to its end: how long it watched is told
@@ -30,8 +34,10 @@ apart. (Memory is sent at 12 MiB/s in the cells that need time for something to 
 def page(kept: Results) -> str:
     """The page, tables first."""
     matrix = [result for result in kept.values() if not result.kill]
-    broken = sum(not result.is_good for result in kept.values())
-    parts = [HEAD, f"{len(matrix)} cells and {len(kept) - len(matrix)} random kills are below; {broken} broken.\n"]
+    broken = sum(any(word.startswith(results.BROKEN) for word in result.ends) for result in kept.values())
+    missing = sum(result.word.startswith(results.NOT_PLAYED) for result in kept.values())
+    counts = f"{broken} broken{f', {missing} not played to their end' if missing else ''}"
+    parts = [HEAD, f"{len(matrix)} cells and {len(kept) - len(matrix)} random kills are below; {counts}.\n"]
     for path in Path:
         parts += [f"\n## {path}\n\n", *_of_path(path, kept)]
     parts += _at_random([result for result in kept.values() if result.kill])
@@ -48,7 +54,7 @@ def _of_path(path: Path, kept: Results) -> Iterable[str]:
         cells = [
             f"*{why}*"
             if (why := why_impossible(path, fault, moment))
-            else one.word
+            else _ended(one)
             if (one := result(Cell(path=path, fault=fault, moment=moment)))
             else ""
             for moment in Moment
@@ -59,8 +65,21 @@ def _of_path(path: Path, kept: Results) -> Iterable[str]:
     for cell in by_failpoint(path):
         back = ", while cancelling" if cell.turning_back else ""
         one = result(cell)
-        ended = (one.word, *_times(one)) if one is not None else ("", "", "")
+        ended = (_ended(one), *_times(one)) if one is not None else ("", "", "")
         yield f"| `{cell.failpoint}`{back} | {' | '.join(ended)} |\n"
+
+
+GRAVEST_FIRST = (results.BROKEN, results.NOT_PLAYED, "guest killed", "moved, then killed", "ambiguous", "failed", "cancelled")
+
+
+def _ended(result: Result) -> str:
+    """How it ended, each way that it did."""
+    ends = sorted(result.ends.items(), key=lambda end: (_gravity(end[0]), -end[1]))
+    return result.word if len(ends) == 1 else "; ".join(f"{word} ({count} of {result.ends.total()})" for word, count in ends)
+
+
+def _gravity(word: str) -> int:
+    return next((rank for rank, begin in enumerate(GRAVEST_FIRST) if word.startswith(begin)), len(GRAVEST_FIRST))
 
 
 def _times(result: Result) -> tuple[str, str]:

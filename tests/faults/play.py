@@ -12,28 +12,32 @@ import os
 import secrets
 import shutil
 import signal
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
+from segue.core.ports import Store
 from segue.core.record import Record
 from segue.engine.failpoints import VARIABLE
 from segue.engine.journal import LEASE_MS, wall_ms
 from segue.lab import Lab, guests, services
 from segue.lab import hosts as processes
 from segue.lab.layout import GUEST_RUN, NETNS_DIR
-from segue.lab.observe import Report, observe
+from segue.lab.observe import Report, Watch, observe
 from segue.lab.shell import run
 from segue.store import open_store
 from segue.units import parse_rate
+from tests.faults import results
 from tests.faults.cast import SEGUE, Cast, Length
 from tests.faults.cells import BEGUN_PERCENT, HELD, Cell, Fault, Moment, Path
 
 DEADLINE_S = 150.0
 RECOVERED_S = 90.0
 GIVEN_UP_S = 40.0
+TICKS_AGAIN_S = 5.0
 SLOW = "12MiB/s"
 """Pre-copy takes eight seconds: time for something to die in it."""
 
@@ -62,7 +66,7 @@ class Played:
     def word(self) -> str:
         """The cell in the table."""
         if self.wrong:
-            return f"BROKEN: {'; '.join(self.wrong)}"
+            return f"{results.BROKEN}: {'; '.join(self.wrong)}"
         if not self.homes:
             return "moved, then killed there" if self.said.get("outcome") == "moved" else "guest killed; said so"
         if self.said.get("outcome") == "ambiguous":
@@ -99,6 +103,8 @@ class Stage:
         self.destination = "beta" if self.source == "alpha" else "alpha"
         self.length = length
         self.state = lab.root / f"written-{secrets.token_hex(3)}"
+        # What is mounted in the admin host is seen by nobody outside but so.
+        self.state_from_outside = FilePath(f"/proc/{lab.pids['admin']}/root{self.state}")
         self.hold = self.state.with_suffix(".hold")
         self.outcome: dict[str, Any] = {}
         self.sample: dict[str, Any] = {}
@@ -138,7 +144,7 @@ class Stage:
             case Fault.LIBVIRTD_DESTINATION:
                 await restart_libvirtd(self.lab, self.destination)
             case Fault.FULL_DISK:
-                await asyncio.to_thread(fill, self.state)
+                await asyncio.to_thread(fill, self.state_from_outside)
             case _:
                 await self.lab.cut(self.destination)
 
@@ -179,28 +185,29 @@ async def small_disk(stage: Stage) -> AsyncIterator[None]:
     stage.state.mkdir(mode=0o700)
     small = stage.cell.fault is Fault.FULL_DISK
     if small:
-        await run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(stage.state)])
+        await stage.lab.run("admin", ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(stage.state)])
     try:
         yield
     finally:
         if small:
-            await run(["umount", str(stage.state)])
+            await stage.lab.run("admin", ["umount", str(stage.state)])
         shutil.rmtree(stage.state, ignore_errors=True)
 
 
 async def play(lab: Lab, cell: Cell, cast: Cast) -> Played:
     """Play one cell, from a guest that runs to the verdict. The lab is as it was afterwards."""
     for host in ("alpha", "beta"):
-        await lab.set_rate(host, parse_rate("300mbit" if cell.moment is Moment.POSTCOPY else "1gbit"))
+        await lab.set_rate(host, parse_rate("300mbit" if cell.in_postcopy else "1gbit"))
     name, plays = await cast.take(cell.path.kind)
     length = await cast.length(cell.path, name) if cell.after_percent is not None else Length()
     whole, stage = False, Stage(lab, cell, name, length)
     try:
         async with small_disk(stage):
+            await answers(stage)
             async with observe(lab, name) as watch:
                 await migrate(stage)
                 recovery = await recover(stage)
-                report = await watch.report()
+                report = await reported(stage, watch)
             homes = sorted(host for host, _ in guests.where(lab, name))
             played = Played(cell=cell, source=stage.source, said=stage.outcome, recovery=recovery, homes=homes, report=report)
             judge(stage, played, await left_behind(stage, homes))
@@ -212,6 +219,23 @@ async def play(lab: Lab, cell: Cell, cast: Cast) -> Played:
         stage.hold.unlink(missing_ok=True)
 
 
+async def reported(stage: Stage, watch: Watch) -> Report:
+    """The auditor's verdict. A guest that is there and does not tick is looked at for longer: it may be a busy machine."""
+    until_s = time.monotonic() + TICKS_AGAIN_S
+    while not (report := await watch.report()).running_on and guests.where(stage.lab, stage.name):
+        if time.monotonic() > until_s:
+            break
+        await asyncio.sleep(0.2)
+    return report
+
+
+async def answers(stage: Stage) -> None:
+    """Wait until the guest's QEMU does: one whose storage was away in the cell before does not, until it has it again."""
+    if stage.cell.path.kind == "libvirt":
+        ask = ["virsh", "-q", "-c", "qemu:///system", "migrate-getmaxdowntime", stage.name]
+        await stage.lab.run(stage.source, ask)
+
+
 async def migrate(stage: Stage) -> None:
     """Begin it, let it come to its moment, strike, and wait until the process is gone or stands still."""
     cell = stage.cell
@@ -220,9 +244,9 @@ async def migrate(stage: Stage) -> None:
     if held or cell.turned_at:
         points.append(f"{held or cell.turned_at}=hold:{stage.hold}")
     words = [stage.name, stage.destination, "--control", cell.path.control, "--max-downtime", "400ms"]
-    if cell.turning_back or cell.moment in (Moment.PERFORM, Moment.POSTCOPY):
+    if cell.turning_back or cell.in_postcopy or cell.moment is Moment.PERFORM:
         words += ["--bandwidth", SLOW]
-    if cell.moment is Moment.POSTCOPY:
+    if cell.in_postcopy:
         words += ["--postcopy"]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
@@ -248,11 +272,16 @@ async def migrate(stage: Stage) -> None:
                 stage.hold.unlink(missing_ok=True)
             elif cell.turned_at:
                 await until(lambda: reading.done() or stage.hold.exists())
+                if reading.done():
+                    raise AssertionError(f"it had ended before it could be turned back: {stage.outcome} {stage.stderr}")
                 process.send_signal(signal.SIGINT)
                 stage.hold.unlink(missing_ok=True)
             elif cell.turning_back:
                 await seen(stage, reading, lambda sample: sample["sent_bytes"] > 0)
                 process.send_signal(signal.SIGINT)
+            elif cell.in_postcopy:
+                await seen(stage, reading, lambda sample: sample["sent_bytes"] > 0)
+                await ask_for_postcopy(stage)
             if cell.fault is Fault.STOP_SEGUE:
                 await asyncio.sleep(LEASE_MS / 1000 + 0.5)  # the lease itself
                 return
@@ -312,15 +341,20 @@ async def come_to(stage: Stage, process: asyncio.subprocess.Process, reading: as
     await seen(stage, reading, lambda sample: sample["sent_bytes"] > 0)
     match moment:
         case Moment.POSTCOPY:
-            under_way = await asyncio.to_thread(written, stage)
-            if not under_way:
-                raise AssertionError(f"nothing is under way; it said {stage.outcome}, {stage.stderr}")
-            stage.asking = asyncio.create_task(stage.segue("tune", under_way[0].id, "--postcopy-now"))
+            await ask_for_postcopy(stage)
             # The moment itself is waited for, not the answer: on a machine under load that comes too late.
             await seen(stage, reading, lambda sample: sample["status"].startswith("postcopy"))
         case Moment.SWITCHOVER:  # inside libvirt's call: the domain on the source stands still for some 100 ms
             while process.returncode is None and await domain_runs(stage):
                 pass
+
+
+async def ask_for_postcopy(stage: Stage) -> None:
+    """As a person would, from another process; its answer nobody waits for."""
+    under_way = await asyncio.to_thread(written, stage)
+    if not under_way:
+        raise AssertionError(f"nothing is under way; it said {stage.outcome}, {stage.stderr}")
+    stage.asking = asyncio.create_task(stage.segue("tune", under_way[0].id, "--postcopy-now"))
 
 
 async def come_at_random(stage: Stage, reading: asyncio.Task[None], percent: int) -> None:
@@ -349,7 +383,7 @@ async def recover(stage: Stage) -> Recovery:
     if cell.fault is Fault.CUT_FOR_GOOD:
         await stage.lab.heal(stage.destination)
     if cell.fault is Fault.FULL_DISK:
-        (stage.state / "full").unlink(missing_ok=True)
+        (stage.state_from_outside / "full").unlink(missing_ok=True)
     a_person_decides = cell.kills_the_guest or cell.may_kill_the_guest or died_with_the_destination(cell)
     until_s = time.monotonic() + RECOVERED_S
     recovery = Recovery()
@@ -369,15 +403,25 @@ async def recover(stage: Stage) -> Recovery:
     return recovery
 
 
+@contextlib.contextmanager
+def opened(stage: Stage) -> Iterator[Store]:
+    """What is written of this cell. SQLite follows the link in /proc to what the small disk hides: so a copy of that disk."""
+    with tempfile.TemporaryDirectory() as copy:
+        if stage.cell.fault is Fault.FULL_DISK:
+            shutil.copytree(stage.state_from_outside, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("full"))
+        with contextlib.closing(open_store(copy if stage.cell.fault is Fault.FULL_DISK else str(stage.state))) as store:
+            yield store
+
+
 def written(stage: Stage) -> list[Record]:
     """What is written of this cell's migration; nothing where none was begun."""
-    with contextlib.closing(open_store(str(stage.state))) as store:
+    with opened(stage) as store:
         return list(store.find())
 
 
 def watched_s(stage: Stage, since_ms: int) -> float:
     """From the first sample that was taken since then to the last: how long the hypervisors still worked on it."""
-    with contextlib.closing(open_store(str(stage.state))) as store:
+    with opened(stage) as store:
         times = [sample.at_ms for one in store.find() for sample in store.samples(one.id, after_ms=since_ms)]
     return (times[-1] - times[0]) / 1000 if times else 0.0
 

@@ -1,4 +1,5 @@
-"""What came of each cell, kept beside the page that is written from it: one line a cell, of the last time that it was played.
+"""What came of each cell, kept beside the page that is written from it: one line a cell, of the last time that it was played,
+and how the times before that ended.
 
 So a part of the matrix can be played again, on newer code, and the rest stays; and a run that was broken off goes on where it
 was. What may live here: that file, and which code a result is of.
@@ -10,7 +11,9 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
 
@@ -20,6 +23,11 @@ HERE = FilePath(__file__).parents[2]
 FILE = HERE / "docs/reference/faults.jsonl"
 CODE = ("src", "guest", "tests/faults")
 """What a result depends on, as far as it is ours."""
+BROKEN = "BROKEN"
+NOT_PLAYED = "NOT PLAYED"
+
+Key = tuple[int, int, str]
+"""What something is the result of: the seed and the number of a random kill, 0 both for a cell of the matrix, and the cell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +38,8 @@ class Result:
         cell: in words.
         kill: its number among the random ones of its seed; 0 for a cell of the matrix.
         seed: of the random ones.
-        word: what the table says.
+        word: how it ended.
+        before: how earlier plays of it ended, and how many each way.
         recover_s: what `segue recover` took; 0 where it was not needed.
         watched_s: of that, how long it watched the hypervisors go on with the migration.
         cell_s: all of it, from a guest that runs to the verdict; 0 where that was not kept.
@@ -44,6 +53,7 @@ class Result:
     kill: int = 0
     seed: int = 0
     word: str
+    before: Mapping[str, int] = field(default_factory=dict)
     recover_s: float = 0.0
     watched_s: float = 0.0
     cell_s: float = 0.0
@@ -53,23 +63,33 @@ class Result:
     machine: str
 
     @property
-    def key(self) -> tuple[int, int, str]:
+    def key(self) -> Key:
         """What it is the result of."""
         return self.seed, self.kill, self.cell
 
     @property
+    def ends(self) -> Counter[str]:
+        """How all its plays ended, and how many each way."""
+        return Counter(self.before) + Counter([self.word])
+
+    @property
     def is_good(self) -> bool:
-        """It was played, and no promise was broken."""
-        return not self.word.startswith(("BROKEN", "NOT PLAYED"))
+        """It was played, and no promise was broken in any of its plays."""
+        return not any(word.startswith((BROKEN, NOT_PLAYED)) for word in self.ends)
+
+    def after(self, earlier: Result | None) -> Result:
+        """The same, with the plays before it. One in which nothing was played counts for nothing."""
+        ends = earlier.ends if earlier is not None else Counter[str]()
+        return replace(self, before={word: count for word, count in ends.items() if not word.startswith(NOT_PLAYED)})
 
 
-def load() -> dict[tuple[int, int, str], Result]:
+def load() -> dict[Key, Result]:
     """All that is kept, the newest of each cell."""
     lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
     return {result.key: result for result in (Result(**json.loads(line)) for line in lines)}
 
 
-def save(results: dict[tuple[int, int, str], Result]) -> None:
+def save(results: dict[Key, Result]) -> None:
     """Replace what is kept, as a whole."""
     kept = [asdict(results[key]) for key in sorted(results)]
     lines = [json.dumps({name: value for name, value in one.items() if value}, ensure_ascii=False) for one in kept]

@@ -8,6 +8,7 @@ typed on the lab's admin host.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -58,6 +59,8 @@ class Terminal:
 
 def main() -> None:
     """Play the page."""
+    raw = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(prog="./run images", description=__doc__, formatter_class=raw).parse_args()
     segue = str(Path(sys.executable).with_name("segue"))
     terminal = Terminal()
 

@@ -87,7 +87,8 @@ def test_there_and_back(lab: Lab, start_guest: Start, kind: str, control: str, l
         outcome = ended.outcome
         # Two who ask from the same host: apart by when each of them came to ask, on a busy machine.
         assert abs(outcome["client"]["downtime_ms"] - report.client_gap_ms) <= 200
-        assert all(outcome["switchover"][part] is not None for part in ("copying_ms", "resume_ms", "first_answer_ms"))
+        parts = outcome["switchover"]
+        assert None not in [parts[part] for part in ("copying_ms", "resume_ms", "first_answer_ms")], outcome
         assert (outcome["outcome"], outcome["owner"], outcome["error"]) == ("moved", there, "")
         assert (outcome["source"], outcome["destination"]) == (here, there)
         assert (outcome["driver"], outcome["control"]) == (kind, control)
@@ -171,3 +172,24 @@ def test_the_guests_own_clock_is_told_where_an_agent_tells_it(lab: Lab, start_gu
     assert ended.outcome["guest_lost_ms"] is not None, ended.stderr
     # The agent's answer may take its time, here and there; the auditor's ticks are good to a few milliseconds.
     assert abs(ended.outcome["guest_lost_ms"] - report.guest_lost_ms) <= 250
+
+
+def test_peer_to_peer_needs_nobody_once_it_has_begun(lab: Lab, start_guest: Start) -> None:
+    guest = start_guest(GuestSpec(name="alone", host="alpha", kind="libvirt", disk=True, touch_bytes=16 * units.MIB))
+
+    async def play() -> tuple[Ended, Report]:
+        words = (guest.name, "beta", "--control", "p2p", "--bandwidth", "32MiB/s")
+        async with observe(lab, guest.name) as watch, asyncio.timeout(DEADLINE_S):
+            died = await segue_migrate(lab, *words, on_first_sample=lambda process: process.kill())
+            while homes(lab, guest.name) != ["beta"]:  # noqa: ASYNC110  # of what two daemons do there is no event
+                await asyncio.sleep(0.05)
+            return died, await watch.report()
+
+    died, report = asyncio.run(play())
+    assert died.status == -signal.SIGKILL, died.stderr
+    assert report.clean, report
+    for host, shown in (("alpha", []), ("beta", [guest.name])):
+        listed = asyncio.run(lab.run(host, ["virsh", "-q", "list", "--all", "--persistent", "--name"]))
+        assert listed.stdout.split() == shown
+    taken_up = asyncio.run(lab.run("admin", [SEGUE, "recover", "--json"], check=False))
+    assert (taken_up.status, json.loads(taken_up.stdout.splitlines()[-1])["outcome"]) == (0, "moved"), taken_up.stderr

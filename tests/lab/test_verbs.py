@@ -135,11 +135,15 @@ def test_whoever_leads_dies_and_recovery_settles_it_in_a_moment(lab: Lab, guest:
 def test_a_watcher_that_is_interrupted_changes_nothing(lab: Lab, guest: LabGuest) -> None:
     migration = detached(lab, guest.name, "--bandwidth", "4MiB/s")
     sending(lab, migration)
-    watching = subprocess.Popen(lab.enter_argv("admin", [SEGUE, "watch", migration]), stderr=subprocess.PIPE, text=True)
-    assert watching.stderr
-    watching.stderr.readline()
-    watching.send_signal(signal.SIGINT)
-    said = watching.communicate(timeout=20)[1]
+    argv = lab.enter_argv("admin", [SEGUE, "watch", migration])
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as watching:
+        try:
+            assert watching.stderr
+            watching.stderr.readline()
+            watching.send_signal(signal.SIGINT)
+            said = watching.communicate(timeout=20)[1]
+        finally:
+            watching.kill()  # it does not end by SIGINT where whoever runs the tests ignores that
     assert watching.returncode == 130
     assert "it goes on" in said
     assert record(lab, migration)["state"] == "perform"

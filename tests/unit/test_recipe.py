@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from segue.cli.main import app
+from segue.cli.main import assembled
 from segue.errors import LabError
 from segue.lab import images
 from tests.images.__main__ import BLOCK, PAGE
@@ -23,7 +23,7 @@ def test_it_goes_from_a_lab_to_a_guest_that_moved_and_back():
 
 @pytest.mark.parametrize("command", sorted({one for one in COMMANDS if one.startswith("segue ")}))
 def test_its_verbs_are_there(command):
-    verbs = getattr(typer.main.get_command(app), "commands", {})
+    verbs = getattr(typer.main.get_command(assembled()), "commands", {})
     _, verb, *rest = command.split()
     under = getattr(verbs[verb], "commands", {})
     assert not under or rest[0] in under

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -199,6 +200,22 @@ PAGES: dict[str, Callable[[], str]] = {
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_says_what_it_is_written_from(page: str) -> None:
     assert (REFERENCE / page).read_text(encoding="utf-8") == PAGES[page]()
+
+
+NOWHERE = {"day": "", "commit": "", "machine": ""}
+
+
+def test_every_play_of_a_fault_counts_and_the_gravest_end_is_told_first() -> None:
+    last = results.Result(
+        cell="libvirt direct: kill -9 segue at post-copy", word="moved, on destination", day="", commit="", machine=""
+    )
+    lost = replace(last, word="guest killed; said so")
+    nothing = replace(last, word=f"{results.NOT_PLAYED}: no room")
+    kept = last.after(nothing.after(lost.after(last.after(None))))
+    assert kept.ends == {"moved, on destination": 2, "guest killed; said so": 1}
+    assert "| guest killed; said so (1 of 3); moved, on destination (2 of 3) |" in faults({kept.key: kept})
+    assert kept.is_good
+    assert not last.after(replace(last, word=f"{results.BROKEN}: two copies ran")).is_good
 
 
 def test_each_finding_has_a_page_in_the_runbook_with_something_to_do() -> None:

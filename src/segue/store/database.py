@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ from segue.store.words import in_words
 
 BUSY_S: Final = 5.0
 """How long SQLite waits for another process that writes. Its writes take milliseconds; on a disk that is busy, seconds (seen)."""
+MAKING_PAUSE_S: Final = 0.01
 UPGRADE_S: Final = 30
 """How long to wait for another process that makes the tables: that is done once, and Alembic takes a second on a busy machine."""
 CONNECT_S: Final = 5
@@ -137,7 +139,8 @@ def sqlite(path: Path) -> Database:
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None  # transactions begin below, where the kind of lock can be said
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        _log_ahead(connection)
+        for pragma in ("synchronous = FULL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -148,6 +151,20 @@ def sqlite(path: Path) -> Database:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN")
 
     return _opened(Database(engine, str(path)))
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Have changes written to a log beside the file. SQLite does not wait by itself for another that does so."""
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(MAKING_PAUSE_S)
+        else:
+            return
 
 
 def _make_directory(path: Path) -> None:
