@@ -293,8 +293,9 @@ def polkit(lab: Lab) -> Iterator[None]:
         with configured(lab, LIBVIRTD, without="auth_unix_rw", line='auth_unix_rw = "polkit"'):
             try:
                 yield
-            finally:  # before the daemon is started anew: one that loses its bus ends
-                sh(lab, "beta", f"kill {' '.join(pids)}")
+            finally:  # and gone before the daemon is started anew: one that loses its bus ends
+                both = " ".join(pids)
+                sh(lab, "beta", f"kill {both}; while kill -0 {both} 2>/dev/null; do sleep 0.02; done")
     finally:
         users.write_text(before, encoding="utf-8")
 
