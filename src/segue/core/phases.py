@@ -114,7 +114,7 @@ _CAN_TURN_BACK: Final = {Fact.CANCEL_ASKED: State.CANCELLING, Fact.BROKE: State.
 _NO_WAY_BACK: Final = {Fact.BROKE: State.VERIFY, Fact.UNPROVEN: State.AMBIGUOUS}
 
 TRANSITIONS: Final[dict[State, dict[Fact, State]]] = {
-    State.BEGIN: {Fact.CHECKED: State.PREPARE, Fact.REFUSED: State.REFUSED, Fact.CANCEL_ASKED: State.CANCELLED},
+    State.BEGIN: {Fact.CHECKED: State.PREPARE, Fact.REFUSED: State.REFUSED, Fact.CANCEL_ASKED: State.CANCELLING},
     State.PREPARE: {Fact.PREPARED: State.PERFORM, **_CAN_TURN_BACK},
     State.PERFORM: {Fact.POSTCOPY_BEGAN: State.POSTCOPY, Fact.SOURCE_HANDED_OVER: State.FINISH, **_CAN_TURN_BACK},
     State.POSTCOPY: {Fact.SOURCE_HANDED_OVER: State.FINISH, **_NO_WAY_BACK},
@@ -177,7 +177,7 @@ ON_ENTRY: Final[dict[State, tuple[Effect, ...]]] = {
 
 # Where whoever takes up a migration begins that another process left in that state: what the state asks for is done (again), for
 # each of it is harmless when repeated, except that nothing new is begun. A migration that never got past begin, or whose
-# destination was still being made ready, is turned back.
+# destination was still being made ready, is turned back; both are proven on both hosts, for what is written may be late.
 TAKE_UP: Final[dict[State, tuple[Fact | None, tuple[Effect, ...]]]] = {
     State.BEGIN: (Fact.CANCEL_ASKED, ()),
     State.PREPARE: (Fact.BROKE, ()),

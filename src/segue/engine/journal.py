@@ -2,9 +2,9 @@
 
 One thread does all that touches the database: it writes in order what is handed to it, renews the lease, and brings back what
 others wish. The coroutine that leads the migration waits for it in one place only, for an intent to be on disk; and there not
-for long. A database that does not answer holds nothing up: within the lease nobody else can act, so the leader may. When the
-lease has run out without an answer it may not, for somebody else may have taken over; unless the database has said that it
-cannot be written at all.
+for long. The first must get there, or nothing is begun: what nobody wrote down, nobody can recover. After that a database that
+does not answer holds nothing up: within the lease nobody else can act, so the leader may. When the lease has run out without an
+answer it may not, for somebody else may have taken over; unless the database has said that it cannot be written at all.
 
 What may live here: that thread, and the rules for going on without it.
 """
@@ -30,6 +30,8 @@ LEASE_MS: Final = 10_000
 """How long a leader leads without a sign of life. Longer than a database may stall, shorter than a person waits."""
 PATIENCE_S: Final = 0.5
 """How long an action waits for its intent to be on disk. SQLite with fsync takes 1 to 10 ms here."""
+FIRST_S: Final = 5.0
+"""How long the first action of a migration waits for its intent. Nothing was touched yet: it may be late, but it must get there."""
 PROOF_OF_LEAD_S: Final = 60.0
 """How long to wait for the database once the lease has run out."""
 POLL_S: Final = 0.15
@@ -59,12 +61,14 @@ class Journal:
         lease: held by this process.
         on_wishes: told when others want something new; called in the event loop.
         told_to_run: the journal has an intent to let the destination run already.
+        begins: nothing was done yet, so nothing may be before it is written down.
     """
 
-    def __init__(self, store: Store, lease: Lease, *, on_wishes: OnWishes, told_to_run: bool) -> None:
+    def __init__(self, store: Store, lease: Lease, *, on_wishes: OnWishes, told_to_run: bool, begins: bool = False) -> None:
         self._store = store
         self._lease = lease
         self._on_wishes = on_wishes
+        self._begins = begins
         self.told_to_run = told_to_run
         """There is an intent to let the destination run."""
         self.trouble = ""
@@ -131,12 +135,20 @@ class Journal:
 
         Raises:
             LeaseLost: it does not, or cannot know.
+            StoreError: the first intent is not on disk, and so nothing was touched.
         """
         written = self._put(entry, wait=True)
-        deadline_s = 0.0 if self._behind else PATIENCE_S
+        begins, self._begins = self._begins, False
+        deadline_s = FIRST_S if begins else 0.0 if self._behind else PATIENCE_S
         if (await asyncio.wait([written], timeout=deadline_s))[0]:
             return written.result()
         self._behind = True
+        if begins:
+            why = self.trouble or f"The database did not answer within {FIRST_S:g} s."
+            raise StoreError(
+                f"What is about to be done cannot be written down, so nothing was begun. {why}",
+                hint="Make room where Segue's state is, or let that disk answer; then migrate again.",
+            )
         if lease_clock_ms() < self._leads_until_ms or self._refused is not None:
             return None
         if not (await asyncio.wait([written], timeout=PROOF_OF_LEAD_S))[0]:

@@ -102,7 +102,7 @@ class Leader:
         if record.settled and record.outcome is not None:
             self._store.release(lease)
             return record.outcome
-        journal = Journal(self._store, lease, on_wishes=self._wish, told_to_run=record.told_to_run)
+        journal = Journal(self._store, lease, on_wishes=self._wish, told_to_run=record.told_to_run, begins=first)
         self.leads.set()
         prober: Prober | None = None
         try:

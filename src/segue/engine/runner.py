@@ -200,8 +200,7 @@ class Runner:
         else:
             self._error = f"The process that led it ended in {record.state}."
         fact, effects = phases.TAKE_UP[record.state]
-        if record.state is not State.BEGIN:
-            await self._try(self._attempt.reattach(told_to_run=record.told_to_run), Fact.CHECKED)
+        await self._try(self._attempt.reattach(told_to_run=record.told_to_run), Fact.CHECKED)
         self._limits = record.wishes.applied(self._limits)
         if record.wishes.cancel:
             self.wish(record.wishes)

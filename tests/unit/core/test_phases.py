@@ -79,9 +79,9 @@ def test_moved_needs_proof_of_the_destination():
     assert {fact for state, fact in LEGAL if TRANSITIONS[state][fact] is State.MOVED} == {Fact.PROVEN_ON_DESTINATION}
 
 
-def test_cancelled_needs_proof_of_the_source_once_anything_was_touched():
+def test_cancelled_needs_proof_of_the_source():
     into = {(state, fact) for state, fact in LEGAL if TRANSITIONS[state][fact] is State.CANCELLED}
-    assert into == {(State.BEGIN, Fact.CANCEL_ASKED), (State.CANCELLING, Fact.PROVEN_ON_SOURCE)}
+    assert into == {(State.CANCELLING, Fact.PROVEN_ON_SOURCE)}
 
 
 def test_failed_needs_proof():
@@ -154,7 +154,8 @@ def test_whoever_takes_up_a_migration_begins_nothing_new(state):
         assert state not in TAKE_UP
     elif state in (State.BEGIN, State.PREPARE):
         assert fact is not None
-        assert TRANSITIONS[state][fact] in (State.CANCELLED, State.FAILING)
+        assert TRANSITIONS[state][fact] in (State.CANCELLING, State.FAILING)
+        assert ON_ENTRY[TRANSITIONS[state][fact]][-1] is Effect.PROVE
         assert effects == ()
     elif state.is_end:
         assert (fact, effects) == (Fact.TAKEN_UP, ())

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from segue.engine.journal import PATIENCE_S, POLL_S
 from segue.engine.leader import Leader
 from segue.engine.listeners import Listener
 from segue.engine.runner import Event, Told
-from segue.errors import HostUnreachable, LeaseHeld, LeaseLost, RefusedError, SegueError, Unsupported
+from segue.errors import HostUnreachable, LeaseHeld, LeaseLost, RefusedError, SegueError, StoreError, Unsupported
 from segue.store import open_store
 
 OTHER = Holder(machine="elsewhere", pid=1, started=1, name="another controller")
@@ -217,6 +218,37 @@ async def test_a_database_that_stalls_in_mid_flight_delays_one_action_a_little_a
     assert took < PATIENCE_S + 1.0
     assert "did not answer" in leader.trouble or "locked by another process" in leader.trouble
     assert scene.world.most_copies == 1
+
+
+async def test_what_cannot_be_written_down_is_not_begun(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(store)
+    monkeypatch.setattr(journal, "FIRST_S", 0.5)
+    monkeypatch.setattr(journal, "POLL_S", 0.01)
+    monkeypatch.setattr(journal, "CLOSE_S", 0.2)
+
+    def full(*_: object) -> None:
+        raise StoreError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write", full)
+        outcome = await scene.run()
+    assert (outcome.outcome, outcome.owner, outcome.phase) == (OutcomeKind.FAILED, "alpha", State.PREPARE)
+    assert "nothing was begun. The disk is full." in outcome.error
+    assert scene.guest.copies == {"alpha": Sighting.RUNNING}
+    assert scene.written.state is State.BEGIN
+    assert (await scene.leader().take_up()).outcome is OutcomeKind.CANCELLED  # when there is room again
+
+
+async def test_what_is_written_of_a_beginning_is_proven_on_both_hosts_and_not_believed(store: Store) -> None:
+    scene = Scene(store)
+    await scene.run()
+    late = replace(scene.record, spec=replace(scene.record.spec, id=secrets.token_hex(6)))  # nothing of it was written
+    store.create(late)
+    store.release(store.lead(late.spec.id, OTHER, ttl_ms=-1))
+    leader = Leader(store, store.load(late.spec.id), driver=lambda _: scene.driver, report=scene.events.append)
+    outcome = await leader.take_up()
+    assert (outcome.outcome, outcome.owner) == (OutcomeKind.MOVED, "beta")
+    assert scene.guest.copies == {"beta": Sighting.RUNNING}
 
 
 async def test_a_wish_is_granted_on_the_way_and_read_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
