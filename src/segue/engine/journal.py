@@ -31,7 +31,7 @@ LEASE_MS: Final = 10_000
 PATIENCE_S: Final = 0.5
 """How long an action waits for its intent to be on disk. SQLite with fsync takes 1 to 10 ms here."""
 FIRST_S: Final = 5.0
-"""How long the first action of a migration waits for its intent. Nothing was touched yet: it may be late, but it must get there."""
+"""How long the first action of a migration waits for its intent. Nothing was touched yet: it may be late, but must get there."""
 PROOF_OF_LEAD_S: Final = 60.0
 """How long to wait for the database once the lease has run out."""
 POLL_S: Final = 0.15
