@@ -294,8 +294,8 @@ def polkit(lab: Lab) -> Iterator[None]:
             try:
                 yield
             finally:  # and gone before the daemon is started anew: one that loses its bus ends
-                both = " ".join(pids)
-                sh(lab, "beta", f"kill {both}; while kill -0 {both} 2>/dev/null; do sleep 0.02; done")
+                for pid in pids:
+                    sh(lab, "beta", f"kill {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.02; done")
     finally:
         users.write_text(before, encoding="utf-8")
 
