@@ -12,11 +12,36 @@ import pytest
 from segue.lab import Lab, down, guests, up
 from segue.lab.guests import GuestSpec, LabGuest
 from segue.units import parse_rate
+from tests.support import daemons
 from tests.support.inside import Inside
 from tests.support.labs import lab_name
 
 NAME = lab_name("test")
 SEGUE = str(Path(sys.executable).with_name("segue"))
+
+
+_REVIVED = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Nothing hangs yet."""
+    config.stash[_REVIVED] = []
+
+
+@pytest.fixture(autouse=True)
+def _daemons_answer(request: pytest.FixtureRequest) -> None:
+    """No test begins with a daemon that hangs."""
+    if "lab" in request.fixturenames:
+        for host in daemons.revived(request.getfixturevalue("lab")):
+            request.config.stash[_REVIVED].append(f"libvirtd on {host}, before {request.node.nodeid}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What hung is told, whatever became of the tests."""
+    if revived := config.stash[_REVIVED]:
+        terminalreporter.section("daemons that hung and were started anew")
+        for one in revived:
+            terminalreporter.line(one)
 
 
 @pytest.fixture(scope="session")

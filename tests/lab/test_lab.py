@@ -23,6 +23,7 @@ from segue.errors import CommandFailed, LabError
 from segue.lab import Lab, down, up
 from segue.lab.layout import Layout
 from tests.lab.conftest import SEGUE
+from tests.support import daemons
 from tests.support.labs import lab_name
 
 pytestmark = pytest.mark.lab
@@ -393,3 +394,10 @@ def test_a_failing_up_takes_down_what_it_made(killed: Layout, tmp_path: Path, mo
     with pytest.raises(LabError, match=r"does not start on storage: out of order"):
         asyncio.run(up(name=killed.name))
     assert remains(killed) == []
+
+
+def test_a_daemon_that_hangs_is_started_anew_between_tests(own: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemons, "ANSWER_S", 3.0)
+    asyncio.run(own.run("beta", ["pkill", "-STOP", "libvirtd"]))
+    assert daemons.revived(own) == ["beta"]
+    assert daemons.revived(own) == []
