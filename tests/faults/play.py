@@ -23,9 +23,8 @@ from segue.core.ports import Store
 from segue.core.record import Record
 from segue.engine.failpoints import VARIABLE
 from segue.engine.journal import LEASE_MS, wall_ms
-from segue.lab import Lab, guests, services
-from segue.lab import hosts as processes
-from segue.lab.layout import GUEST_RUN, NETNS_DIR
+from segue.lab import Lab, guests
+from segue.lab.layout import GUEST_RUN
 from segue.lab.observe import Report, Watch, observe
 from segue.lab.shell import run
 from segue.store import open_store
@@ -33,6 +32,7 @@ from segue.units import parse_rate
 from tests.faults import results
 from tests.faults.cast import SEGUE, Cast, Length
 from tests.faults.cells import BEGUN_PERCENT, HELD, Cell, Fault, Moment, Path
+from tests.support.daemons import restart_libvirtd
 
 DEADLINE_S = 150.0
 RECOVERED_S = 90.0
@@ -157,19 +157,6 @@ class Stage:
             case Fault.CUT_20:
                 await asyncio.sleep(20)
                 await self.lab.heal(self.destination)
-
-
-async def restart_libvirtd(lab: Lab, host: str) -> None:
-    """As a service manager does when its daemon was killed."""
-    for pid in processes.members([NETNS_DIR / lab.netns(host)]):
-        with contextlib.suppress(OSError):
-            if FilePath(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == "libvirtd":
-                os.kill(pid, signal.SIGKILL)
-    argv = next(argv for argv in services.daemons(host) if argv[0].endswith("libvirtd"))
-    async with asyncio.timeout(30):
-        while (await lab.run(host, argv, check=False)).status:  # noqa: ASYNC110  # the old one's lock goes with it, soon
-            await asyncio.sleep(0.05)
-    await services.wait_ready(lab.layout, host, lab.enter_argv(host, []))
 
 
 def fill(directory: FilePath) -> None:

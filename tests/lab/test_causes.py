@@ -20,8 +20,8 @@ from segue.drivers import driver
 from segue.errors import HostUnreachable
 from segue.lab import Lab, guests
 from segue.lab.guests import GuestSpec
-from tests.faults.play import restart_libvirtd
 from tests.lab.conftest import SEGUE
+from tests.support.daemons import restart_libvirtd
 from tests.support.inside import Inside
 from tests.support.sayings import addresses, tiny, told
 

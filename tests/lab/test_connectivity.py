@@ -16,8 +16,8 @@ from segue.core.model import DriverKind, HostAddress
 from segue.hosts import HostShell, reach, way_in
 from segue.lab import Lab
 from segue.provision import connectivity
-from tests.faults.play import restart_libvirtd
 from tests.lab.conftest import SEGUE
+from tests.support.daemons import restart_libvirtd
 from tests.support.inside import Inside
 
 pytestmark = pytest.mark.lab

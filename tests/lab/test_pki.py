@@ -23,8 +23,8 @@ from segue.lab.shell import Completed
 from segue.provision.pki import x509
 from segue.provision.pki.x509 import Pair
 from segue.units import parse_rate
-from tests.faults.play import restart_libvirtd
 from tests.lab.conftest import SEGUE
+from tests.support.daemons import restart_libvirtd
 from tests.support.labs import lab_name
 from tests.table.cells import KINDS, refusals, ways
 from tests.table.play import Played, play, start_guests

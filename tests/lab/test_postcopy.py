@@ -14,8 +14,8 @@ from segue import units
 from segue.lab import Lab, guests
 from segue.lab.guests import GuestSpec, LabGuest
 from segue.lab.observe import observe
-from tests.faults.play import restart_libvirtd
 from tests.lab.conftest import SEGUE
+from tests.support.daemons import restart_libvirtd
 
 pytestmark = pytest.mark.lab
 

@@ -1,4 +1,4 @@
-"""Daemons that hang: found between two tests, ended, started anew, and told at the end of the run.
+"""The lab's libvirtd, started anew: by a test that needs it, and between two tests where it hangs.
 
 Now and then a libvirtd (9.0) answers nobody any more, for good, after hundreds of connections and migrations: seen in two of six
 whole runs of these tests. That is none of what the next test is about, but that test, and all after it, would fail of it.
@@ -8,18 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Final
 
 import libvirt
 
-from segue.lab import Lab
-from tests.faults.play import restart_libvirtd
+from segue.lab import Lab, services
+from segue.lab import hosts as processes
+from segue.lab.layout import NETNS_DIR
 
 ANSWER_S: Final = 10.0
 """For a daemon to open a connection: it takes some ms."""
 SOCKET: Final = "/run/libvirt/libvirt-sock"
+
+
+async def restart_libvirtd(lab: Lab, host: str) -> None:
+    """As a service manager does when its daemon was killed."""
+    for pid in processes.members([NETNS_DIR / lab.netns(host)]):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == "libvirtd":
+                os.kill(pid, signal.SIGKILL)
+    argv = next(argv for argv in services.daemons(host) if argv[0].endswith("libvirtd"))
+    async with asyncio.timeout(30):
+        while (await lab.run(host, argv, check=False)).status:  # noqa: ASYNC110  # the old one's lock goes with it, soon
+            await asyncio.sleep(0.05)
+    await services.wait_ready(lab.layout, host, lab.enter_argv(host, []))
 
 
 def revived(lab: Lab) -> list[str]:

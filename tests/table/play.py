@@ -13,8 +13,8 @@ from segue.lab import Lab, guests
 from segue.lab.guests import GuestSpec
 from segue.lab.observe import observe
 from segue.lab.shell import Completed
-from tests.faults.play import restart_libvirtd
 from tests.lab.conftest import SEGUE
+from tests.support.daemons import restart_libvirtd
 from tests.table.cells import KINDS, Cell
 
 DEADLINE_S: Final = 120.0
