@@ -16,7 +16,18 @@ import pytest
 
 from segue import units
 from segue.core.evidence import Sighting
-from segue.core.model import Control, DriverKind, HostAddress, JobStatus, Limits, MigrationSpec, OnMiss, Outcome, OutcomeKind
+from segue.core.model import (
+    Control,
+    DriverKind,
+    HostAddress,
+    JobStatus,
+    Limits,
+    MigrationSpec,
+    OnMiss,
+    Outcome,
+    OutcomeKind,
+    Progress,
+)
 from segue.core.phases import PHASES, State
 from segue.core.ports import Store
 from segue.core.record import Action, Holder, Record, Step, Transition, Wishes
@@ -53,6 +64,8 @@ class Scene:
         )
         self.record = Record(spec=spec, source=here, destination=there, created_at_ms=1)
         self.events: list[Event] = []
+        self.pause_s = 0.0
+        """After each sample: of simulated time there are ten thousand a second, and who writes them lets nobody else write."""
         store.create(self.record)
 
     @property
@@ -60,7 +73,12 @@ class Scene:
         return self.store.load(self.record.id)
 
     def leader(self) -> Leader:
-        return Leader(self.store, self.written, driver=lambda _: self.driver, report=self.events.append)
+        return Leader(self.store, self.written, driver=lambda _: self.driver, report=self._report)
+
+    def _report(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Progress):
+            time.sleep(self.pause_s)
 
     async def run(self, leader: Leader | None = None) -> Outcome:
         hosts = [await self.driver.connect(one, deadline_s=1) for one in (self.record.source, self.record.destination)]
@@ -267,6 +285,7 @@ async def test_a_cancel_from_outside_turns_back_and_twice_is_as_good_as_once(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(store, bandwidth_bps=1024, on_miss=OnMiss.EXTEND)  # it would take for ever
+    scene.pause_s = 0.002
     monkeypatch.setattr("segue.engine.journal.POLL_S", 0.05)
     leading = asyncio.create_task(scene.run())
     while scene.written.state is not State.PERFORM:  # noqa: ASYNC110  # gives way
