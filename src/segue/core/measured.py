@@ -190,8 +190,13 @@ class Live:
             first, memory = Window(ms=ms, dirtied_bytes=dirtied, error_bytes=dirtied // 10), sample.sent_bytes
         return replace(self, rates=rates, iteration=sample.iteration, first=first, memory_bytes=memory)
 
-    def correct(self, seen: Seen) -> Seen:
-        """What was measured before, with what is seen now in its place."""
+    def correct(self, seen: Seen, stuck_bytes: int | None = None) -> Seen:
+        """What was measured before, with what is seen now in its place.
+
+        Args:
+            seen: what was measured.
+            stuck_bytes: where iterations bring no progress, what each of them leaves: so much is dirtied while so much is sent.
+        """
         path, touched, windows = seen.path, seen.touched, seen.windows
         if len(self.rates) >= RATES_NEEDED:
             likely = round(statistics.median(self.rates))
@@ -201,4 +206,7 @@ class Live:
             low, high = self.memory_bytes * 95 // 100, self.memory_bytes
             of_bytes = touched.of_bytes if touched is not None else 0
             touched = Touched(bytes=Range(low=low, likely=self.memory_bytes, high=high), how="sent now", of_bytes=of_bytes)
+        if stuck_bytes and path is not None and (ms := stuck_bytes * 1000 // path.bps.likely):
+            again = Window(ms=ms, dirtied_bytes=stuck_bytes, error_bytes=stuck_bytes // 20)
+            windows = (again, *(one for one in windows if one.ms > ms))
         return replace(seen, path=path, touched=touched, windows=windows)

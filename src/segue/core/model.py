@@ -316,6 +316,17 @@ class Progress:
     disk_total_bytes: int = 0
     disk_copied_bytes: int = 0
 
+    @property
+    def left_when_looked_bytes(self) -> int:
+        """What was left when QEMU looked last, or now as far as nobody knows.
+
+        Its guess is what it found then by what it has sent lately (migration/migration.c, update_counters), which is this very
+        throughput. Before it knows how much is dirtied it guesses what is allowed.
+        """
+        if self.expected_downtime_ms is None or not self.dirty_bps:
+            return self.ram_remaining_bytes
+        return max(self.ram_remaining_bytes, self.expected_downtime_ms * self.throughput_bps // 1000)
+
 
 class OutcomeKind(StrEnum):
     """How a migration ended; the exit codes of the command line follow from it."""

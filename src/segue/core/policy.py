@@ -60,6 +60,8 @@ class Rung:
         times: in place of `downtime_ms`: so many times what was allowed before.
         at_most_ms: bound of `times`.
         throttle_percent: for `Decision.THROTTLE`.
+        fits: what each iteration leaves now fits into `downtime_ms`.
+        slowed_percent: QEMU slows the guest by so much or more.
         again: stay on this rung, and do it again when its conditions have come true anew (`stalled` and `unchanged_ms` are
             counted from the last time), until its downtime is at its bound.
     """
@@ -74,11 +76,20 @@ class Rung:
     times: float | None = None
     at_most_ms: int = units.MAX_DOWNTIME_MS
     throttle_percent: int | None = None
+    fits: bool = False
+    slowed_percent: int | None = None
     again: bool = False
 
     def __post_init__(self) -> None:
         """See that it makes sense; a ValueError says in words what does not."""
-        conditions = (self.after_ms, self.after_ms_per_gib, self.iteration, self.stalled, self.unchanged_ms)
+        conditions = (
+            self.after_ms,
+            self.after_ms_per_gib,
+            self.iteration,
+            self.stalled,
+            self.unchanged_ms,
+            self.slowed_percent,
+        )
         problems = {
             "a rung says what it waits for: after, after_per_gib, iteration, stalled or unchanged": not any(
                 one is not None for one in conditions
@@ -92,6 +103,11 @@ class Rung:
             if there:
                 raise ValueError(problem)
 
+    @property
+    def aside(self) -> bool:
+        """It may never come true, so the rungs after it are looked at, too. Operators have no word for such."""
+        return self.fits or self.slowed_percent is not None
+
     def when(self, policy: Policy, sample: Progress) -> dict[str, bool]:
         """The conditions that hang on the sample alone, in words, each with whether it is met."""
         per_gib_ms = policy.per_gib_ms(self.after_ms_per_gib, sample)
@@ -102,6 +118,8 @@ class Rung:
             met[f"{units.format_duration_ms(per_gib_ms)} have passed"] = sample.elapsed_ms >= per_gib_ms
         if self.iteration is not None:
             met[f"iteration {self.iteration} has begun"] = sample.iteration >= self.iteration
+        if self.slowed_percent is not None:
+            met[f"the guest is slowed by {self.slowed_percent} % or more"] = sample.throttle_percent >= self.slowed_percent
         return met
 
 

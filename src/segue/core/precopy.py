@@ -129,7 +129,7 @@ def play(
     counted = sum(block.counted for block in blocks if block.dirty)
     waiting = sum(block.dirty for block in blocks)
     least, stale, patience = math.inf, 0, PATIENCE * left / bps + 10
-    if counted <= fits:
+    if first and counted <= fits:
         return Run(True, 0.0, left / bps * 1000, left)
     while now < patience and stale < MOST_STALE:
         # It is found at the next look, half a tick later on average.

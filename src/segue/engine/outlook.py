@@ -148,8 +148,13 @@ class Foresight:
         )
         self._fresh = True
 
-    def take(self, sample: Progress, limits: Limits) -> Forecast | None:
+    def take(self, sample: Progress, limits: Limits, stuck_bytes: int | None = None) -> Forecast | None:
         """One more sample.
+
+        Args:
+            sample: it.
+            limits: what is promised now.
+            stuck_bytes: what each iteration leaves, where they bring no progress.
 
         Returns:
             The forecast where something new is known; ``None`` where nothing is, or not enough for one.
@@ -168,7 +173,7 @@ class Foresight:
             left_bytes=sample.ram_remaining_bytes,
             first=sample.iteration <= 1,
         )
-        return forecast.forecast(self._live.correct(self._seen), limits, now)
+        return forecast.forecast(self._live.correct(self._seen, stuck_bytes), limits, now)
 
     def words(self, expected: Forecast, limits: Limits) -> str:
         """The forecast in a sentence where it differs from what was told last; empty where it is much the same."""

@@ -338,7 +338,8 @@ class Runner:
         self._history = convergence.observe(self._history, sample, convergence.allowed_ms(self._limits, self._climb))
         self._journal.sample(sample)
         self._report(sample)
-        if self._foresight is not None and (expected := self._foresight.take(sample, self._limits)) is not None:
+        stuck_bytes = convergence.stuck_bytes(self._history, sample)
+        if self._foresight is not None and (expected := self._foresight.take(sample, self._limits, stuck_bytes)) is not None:
             self._expect(expected, self._foresight.words(expected, self._limits))
 
     def _expect(self, expected: Forecast, words: str) -> None:

@@ -224,9 +224,58 @@ def test_a_ladder_is_climbed_one_rung_at_a_time_each_when_its_conditions_are_the
         (Decision.THROTTLE, None, 60),
         (Decision.GIVE_UP, None, None),
     ]
-    assert "150 ms: 1 iterations without progress" in done[0].reason
+    assert "150 ms: 1 iteration without progress" in done[0].reason
     assert "100 ms are allowed" in done[0].reason
     assert "150 ms are allowed" in done[1].reason
+
+
+def test_all_that_was_promised_is_given_only_once_that_is_enough_and_holds_up_no_other_rung():
+    promise = Rung(do=Decision.ALLOW_DOWNTIME, downtime_ms=300, stalled=1, fits=True)
+    ladder = Policy(
+        name="own", start_downtime_ms=220, rungs=(promise, Rung(do=Decision.THROTTLE, stalled=3, throttle_percent=60), promise)
+    )
+
+    def left(*mib: float) -> list[tuple[History, Progress]]:
+        looks = [sample(elapsed_ms=200 * n, iteration=2 + n, throughput_bps=34 * MIB) for n in range(len(mib))]
+        return [
+            (History(iteration=look.iteration, stalled=n, lately=((look.elapsed_ms, round(one * MIB), 34 * MIB),)), look)
+            for n, (one, look) in enumerate(zip(mib, looks, strict=True))
+        ]
+
+    done = climbed(ladder, left(12.7, 12.7, 12.7, 12.7, 12.7, 10.1))
+    assert [(one.decision, one.downtime_ms) for one in done] == [(Decision.THROTTLE, None), (Decision.ALLOW_DOWNTIME, 300)]
+    done = climbed(ladder, left(10.1, 10.1, 10.1, 10.1, 10.1))  # once given, it is not given again
+    assert [(one.decision, one.downtime_ms) for one in done] == [(Decision.ALLOW_DOWNTIME, 300), (Decision.THROTTLE, None)]
+
+
+def test_a_guest_that_hardly_runs_is_let_go_with_less_and_with_all_only_where_its_clients_do_not_wait_longer():
+    ladder = plan(Limits(), None)
+
+    def looks(*seen: tuple[int, int]) -> list[tuple[History, Progress]]:
+        """Percent, and the MiB that each iteration leaves."""
+        return [
+            (
+                History(iteration=3 + n, stalled=4, lately=((1000 * n, left * MIB, 34 * MIB),)),
+                sample(elapsed_ms=2000 + 1000 * n, iteration=3 + n, throttle_percent=percent),
+            )
+            for n, (percent, left) in enumerate(seen)
+        ]
+
+    done = climbed(ladder, looks((0, 13), (60, 13), (90, 9), (90, 8), (90, 2)))
+    assert [one.downtime_ms for one in done] == [100]
+    assert "slowed by 75 % or more" in done[0].reason
+    assert convergence.slowed_ms(90) == 180
+
+
+def test_what_iterations_leave_is_the_most_that_was_seen_of_them_lately():
+    """Samples come early or late in short iterations: 8.7 to 12.7 MiB were seen of 12.7."""
+    history = observed(100, 20)
+    for tenth, left in enumerate((12.7, 9.4, 8.7, 12.6, 9.2, 10.4, 8.8, 12.5, 9.1, 10.3, 9.3, 8.9, 9.0)):
+        look = sample(elapsed_ms=3000 + 100 * tenth, iteration=3 + 2 * tenth, ram_remaining_bytes=round(left * MIB))
+        history = observe(history, look, 1)
+    assert history.level_bytes == round(12.6 * MIB)  # 12.7 was seen more than a second ago
+    assert convergence.stuck_bytes(replace(history, stalled=0), look) is None
+    assert convergence.stuck_bytes(replace(history, stalled=STALLED_ITERATIONS, improved_ms=3000), look) == round(12.6 * MIB)
 
 
 def test_a_rung_that_is_done_again_counts_anew_and_ends_at_its_bound():

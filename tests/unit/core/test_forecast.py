@@ -243,6 +243,17 @@ def test_what_the_first_iteration_shows_takes_the_place_of_what_was_measured():
     assert [window.ms for window in corrected.windows] == [1000, 2000, 4000, 4100]
 
 
+def test_where_iterations_bring_no_progress_that_is_what_counts():
+    """12.7 MiB that are dirtied whole between any two looks: windows of seconds cannot tell, a fixed point that is seen can."""
+    what = seen(memory=128 * MIB, working_set=12 * MIB, rate=12 * MIB // 2, bps=MBIT_300)
+    before, now = (forecast(Live().correct(what, stuck), Limits()) for stuck in (None, round(12.7 * MIB)))
+    assert before is not None
+    assert now is not None
+    assert before.choice is Means.PRECOPY
+    assert now.choice is Means.THROTTLED
+    assert now.needed_downtime_ms.likely == pytest.approx(375, rel=0.02)
+
+
 def test_a_forecast_on_the_way_counts_what_is_behind():
     what, limits = seen(memory=GIB), Limits()
     before = forecast(what, limits)
@@ -286,7 +297,11 @@ DOUBTFUL = seen(working_set=200 * MIB, rate=130 * MIB)
 @pytest.mark.parametrize(
     ("what", "limits", "does"),
     [
-        (seen(), Limits(), [Decision.ALLOW_DOWNTIME, Decision.ALLOW_DOWNTIME, Decision.THROTTLE, Decision.THROTTLE]),
+        (
+            seen(),
+            Limits(),
+            [Decision.ALLOW_DOWNTIME, *[Decision.ALLOW_DOWNTIME, Decision.THROTTLE] * 2, *[Decision.ALLOW_DOWNTIME] * 2],
+        ),
         (seen(), Limits(auto_converge=False), [Decision.ALLOW_DOWNTIME] * 2),
         (seen(), Limits(postcopy=True), [Decision.ALLOW_DOWNTIME] * 2 + [Decision.START_POSTCOPY]),
         (HOPELESS, Limits(postcopy=True), [Decision.START_POSTCOPY]),
@@ -294,7 +309,7 @@ DOUBTFUL = seen(working_set=200 * MIB, rate=130 * MIB)
         (DOUBTFUL, Limits(auto_converge=False), [Decision.GIVE_UP]),
         (HOPELESS, Limits(on_miss=OnMiss.SUSPEND), [Decision.SUSPEND]),
         (HOPELESS, Limits(on_miss=OnMiss.EXTEND), []),
-        (seen(working_set=200 * MIB, rate=150 * MIB), Limits(), [Decision.THROTTLE] * 2),
+        (seen(working_set=200 * MIB, rate=150 * MIB), Limits(), [Decision.THROTTLE] * 2 + [Decision.ALLOW_DOWNTIME] * 2),
     ],
 )
 def test_each_forecast_has_its_ladder(what, limits, does):

@@ -16,7 +16,7 @@ from segue.core import virsh
 from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Transport
 from segue.core.policy import Policy
 from segue.core.storage import CopyStorage, CopyWish
-from segue.core.virsh import ROWS, Call
+from segue.core.virsh import ROWS, STEP_PERCENT, Call
 from segue.core.wishes import LibvirtWishes
 from segue.drivers.libvirt.calling import arguments
 
@@ -77,7 +77,11 @@ def test_a_plain_move_of_a_defined_guest() -> None:
     flags, parameters = arguments(call(spec()))
     wanted = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
     assert flags == wanted | libvirt.VIR_MIGRATE_AUTO_CONVERGE
-    assert parameters == {libvirt.VIR_MIGRATE_PARAM_URI: "tcp://beta"}
+    assert parameters == {
+        libvirt.VIR_MIGRATE_PARAM_URI: "tcp://beta",
+        libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL: STEP_PERCENT,
+        libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT: STEP_PERCENT,
+    }
 
 
 def test_the_tunnel_has_no_address_and_a_range_of_ports_begins_somewhere() -> None:
@@ -115,6 +119,9 @@ def test_the_throttle_is_what_was_asked_within_what_was_promised() -> None:
     promised = named(call(spec(policy=ladder, libvirt=own, limits=Limits(max_slowdown_percent=25))))
     assert (promised["PARAM_AUTO_CONVERGE_INITIAL"], promised["PARAM_AUTO_CONVERGE_INCREMENT"]) == (25, 1)
     assert "PARAM_AUTO_CONVERGE_INITIAL" not in named(call(spec(policy=ladder, limits=Limits(auto_converge=False))))
+    assert "PARAM_AUTO_CONVERGE_INITIAL" not in named(call(spec(limits=Limits(auto_converge=False))))
+    silent = named(call(spec(policy=Policy(name="x", rungs=()))))  # a ladder of somebody else's, who means QEMU's own steps
+    assert not {name for name in silent if name.startswith("PARAM_AUTO_CONVERGE")}
 
 
 def test_what_a_libvirt_lacks_is_said_by_name_and_version() -> None:
