@@ -13,6 +13,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -63,7 +64,8 @@ class Run:
     """The auditor found nothing lost, nothing twice, and one copy."""
     decisions: tuple[str, ...] = ()
     error: str = ""
-    forecast: dict[str, Any] | None = None
+    announced_ms: int | None = None
+    """The standstill that its last forecast told."""
     load: float = 0.0
     """Of the machine, when it ended (the mean of a minute)."""
 
@@ -106,6 +108,7 @@ async def play(lab: Lab, cell: Cell, contender: Contender, number: int, *, cut_s
         loop_during_bps=loop[1],
         clean=report.clean,
         load=round(os.getloadavg()[0], 2),
+        announced_ms=announced_ms(words),
         **{"error": "" if end == "moved" else words.strip()[-300:] or f"exit status {status}", **told},
     )
 
@@ -180,9 +183,14 @@ def _segue(said: str) -> dict[str, Any]:
         "iterations": outcome.get("iterations"),
         "hypervisor_ms": outcome.get("downtime_ms") if moved else None,
         "decisions": tuple(outcome.get("decisions") or ()),
-        "forecast": outcome.get("forecast"),
         **told,
     }
+
+
+def announced_ms(words: str) -> int | None:
+    """What the last forecast among these words told of the standstill."""
+    told = re.findall(r"forecast[^\n]* standing still for ([0-9.]+) (ms|s) ", words)
+    return round(float(told[-1][0]) * {"ms": 1, "s": 1000}[told[-1][1]]) if told else None
 
 
 async def _virsh(lab: Lab, there: str, *, moved: bool) -> dict[str, Any]:

@@ -45,6 +45,9 @@ class Row:
     guest_ms: float | None
     client_ms: Spread | None
     slowed_percent: float | None
+    announced_ms: float | None
+    declined_s: float | None
+    """How soon it gave up, where it did."""
     unclean: int
 
     @property
@@ -116,6 +119,8 @@ def _row(contender: str, runs: Sequence[Run], bound_s: float | None) -> Row:
         guest_ms=_median([run.guest_ms for run in moved]),
         client_ms=_spread([float(run.client_ms) for run in moved]),
         slowed_percent=_median(slowed),
+        announced_ms=_median([run.announced_ms for run in moved]),
+        declined_s=_median([run.took_s for run in runs if run.end == "gave up"]),
         unclean=sum(not run.clean for run in runs),
     )
 
@@ -145,19 +150,29 @@ def verdicts(result: CellResult) -> list[str]:
 
 def _verdict(mine: Row, best: Row | None) -> str:
     if best is None or best.seconds is None:
-        return "no peer keeps the promise; it does" if mine.kept else f"no peer keeps the promise; it {_ended(mine)}"
+        return (
+            "no peer keeps the promise; it does" if mine.kept else f"no peer keeps the promise; it {_ended(mine)}{_waited(mine)}"
+        )
     if not mine.converged or mine.seconds is None:
         return f"LOST: {best.contender} keeps the promise, it {_ended(mine)}"
     ratio = mine.seconds.median / best.seconds.median
     if not mine.kept:
-        most = mine.client_ms.median if mine.client_ms else 0
-        return f"LOST: a client saw {most:.0f} ms, {best.contender} keeps the promise"
+        return f"LOST: {best.contender} keeps the promise{_waited(mine)}"
     word = "won" if ratio <= 1 else "even" if ratio <= NEAR else "LOST"
     return f"{word}: {ratio:.2f} times {best.contender}, the best that keeps the promise"
 
 
+def _waited(row: Row) -> str:
+    """How much longer than was promised a client waited, and whether that had been announced."""
+    if row.kept or row.client_ms is None or row.client_ms.median <= PROMISED_MS * ANNOUNCED:
+        return ""
+    announced = f"announced were {row.announced_ms:.0f}" if row.announced_ms else "UNANNOUNCED"
+    return f"; a client waited for {row.client_ms.median:.0f} ms, {announced}"
+
+
 def _ended(row: Row) -> str:
-    return ", ".join(f"{end} {count} of {row.runs}" for end, count in sorted(row.ends.items()))
+    ended = ", ".join(f"{end} {count} of {row.runs}" for end, count in sorted(row.ends.items()))
+    return f"{ended}, within {row.declined_s:.1f} s" if row.declined_s is not None else ended
 
 
 HEADINGS: Final = (

@@ -9,7 +9,7 @@ import pytest
 
 from convergence import picture, report
 from convergence.grid import CONTENDERS, LINKS, WORKLOADS, cells
-from convergence.play import LADDERS, Run
+from convergence.play import LADDERS, Run, announced_ms
 from segue import config, units
 
 CELL = "steady-16@300mbit"
@@ -49,7 +49,11 @@ def test_every_workload_fits_into_its_guest() -> None:
         ({"seconds": 10.4}, "even: 1.04 times virsh"),
         ({"seconds": 12.0}, "LOST: 1.20 times virsh"),
         ({"seconds": 60.0, "end": "cut"}, "LOST: virsh keeps the promise, it cut 1 of 1"),
-        ({"seconds": 9.0, "client_ms": 900}, "LOST: a client saw 900 ms"),
+        ({"seconds": 9.0, "client_ms": 900}, "LOST: virsh keeps the promise; a client waited for 900 ms, UNANNOUNCED"),
+        (
+            {"seconds": 9.0, "client_ms": 900, "announced_ms": 800},
+            "LOST: virsh keeps the promise; a client waited for 900 ms, announced were 800",
+        ),
     ],
 )
 def test_who_is_slower_or_breaks_the_promise_has_lost(mine: dict[str, object], verdict: str) -> None:
@@ -66,8 +70,17 @@ def test_a_peer_with_post_copy_is_measured_against_segue_with_it() -> None:
     plain, with_postcopy = verdicts(
         run("virsh-postcopy", 5.0), run("virsh", 60.0, end="cut"), run("segue", 60.0, end="gave up"), run("segue-postcopy", 5.0)
     )
-    assert plain == "segue: no peer keeps the promise; it gave up 1 of 1"
+    assert plain == "segue: no peer keeps the promise; it gave up 1 of 1, within 60.0 s"
     assert with_postcopy.startswith("segue-postcopy: won")
+
+
+def test_what_the_last_forecast_announced_is_read_from_what_was_told() -> None:
+    told = "forecast{}: pre-copy: 9.1 s (8 s to 1 min 2 s) in all, standing still for {} (20 ms to 1.07 s), 3 MiB sent; so it is"
+    words = "\n".join(
+        ["segue: " + told.format("", "377 ms"), "segue: " + told.format(", corrected", "1.07 s (more than asked)"), "x"]
+    )
+    assert announced_ms(words) == 1070
+    assert announced_ms("no such words") is None
 
 
 def test_segues_own_total_counts_where_it_tells_it() -> None:

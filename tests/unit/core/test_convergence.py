@@ -278,6 +278,16 @@ def test_what_iterations_leave_is_the_most_that_was_seen_of_them_lately():
     assert convergence.stuck_bytes(replace(history, stalled=STALLED_ITERATIONS, improved_ms=3000), look) == round(12.6 * MIB)
 
 
+@pytest.mark.parametrize(
+    ("dirty_bps", "guess_ms", "left"), [(34 * MIB, 373, 12.68), (0, 373, 9.2), (34 * MIB, None, 9.2), (34 * MIB, 100, 9.2)]
+)
+def test_what_qemu_found_when_it_looked_is_read_from_its_guess(dirty_bps, guess_ms, left):
+    look = sample(
+        ram_remaining_bytes=round(9.2 * MIB), expected_downtime_ms=guess_ms, dirty_bps=dirty_bps, throughput_bps=34 * MIB
+    )
+    assert look.left_when_looked_bytes == pytest.approx(left * MIB, rel=0.001)
+
+
 def test_a_rung_that_is_done_again_counts_anew_and_ends_at_its_bound():
     doubling = Policy(
         name="doubling",
