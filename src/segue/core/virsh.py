@@ -90,6 +90,11 @@ STEP_PERCENT: Final = 30
 it another on the way. A small set that is written flat out takes 90: QEMU's own 20, 30, 40 … came to that after 19 s."""
 
 
+def _throttles(call: Call) -> bool:
+    """The flag is set that alone makes libvirt take words about auto-converge."""
+    return call.spec.limits.auto_converge and not call.spec.libvirt.offline
+
+
 def _throttle_initial(call: Call) -> int | None:
     """By how much auto-converge slows the guest at first.
 
@@ -97,7 +102,7 @@ def _throttle_initial(call: Call) -> int | None:
     that it is seen in time.
     """
     spec = call.spec
-    if not spec.limits.auto_converge:
+    if not _throttles(call):
         return None
     asked = spec.libvirt.throttle_initial_percent or (spec.policy.throttle_initial if spec.policy is not None else None)
     if (most := spec.limits.max_slowdown_percent) is not None:
@@ -107,7 +112,7 @@ def _throttle_initial(call: Call) -> int | None:
 
 def _throttle_increment(call: Call) -> int | None:
     spec = call.spec
-    if not spec.limits.auto_converge:
+    if not _throttles(call):
         return None
     if spec.limits.max_slowdown_percent is not None:
         return 1
@@ -216,7 +221,7 @@ ROWS: Final = (
         virsh="--auto-converge",
         segue="--auto-converge / --no-auto-converge",
         constant="VIR_MIGRATE_AUTO_CONVERGE",
-        value=lambda call: call.spec.limits.auto_converge and not call.spec.libvirt.offline,
+        value=_throttles,
         note="on where virsh has it off",
     ),
     Row(
