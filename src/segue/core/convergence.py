@@ -289,7 +289,7 @@ def decide(
         if _is_given(rung, climb):
             continue
         conditions = {**rung.when(policy, sample), **_stall(rung, history, sample, climb)}
-        if all(conditions.values()) and (not rung.fits or _fits(rung, history, sample)):
+        if all(conditions.values()):
             return _act(rung, history, sample, limits, policy, replace(climb, rung=number))
         if not rung.aside:
             break
@@ -331,6 +331,9 @@ def _stall(rung: Rung, history: History, sample: Progress, climb: Climb) -> dict
     if rung.unchanged_ms is not None:
         long_enough = sample.elapsed_ms - since_ms >= rung.unchanged_ms
         met[f"{units.format_duration_ms(rung.unchanged_ms)} bring no progress"] = long_enough
+    if rung.fits and rung.downtime_ms is not None:
+        fits = history.level_ms > 0 and history.level_ms + slowed_ms(sample.throttle_percent) <= rung.downtime_ms
+        met[f"what each leaves fits into {rung.downtime_ms} ms"] = fits
     return met
 
 
@@ -341,10 +344,6 @@ def slowed_ms(percent: int) -> int:
     An answer takes it two turns: clients of one that stood for 208 ms waited for 435.
     """
     return 2 * 10 * percent // (100 - percent) if percent < 100 else 0
-
-
-def _fits(rung: Rung, history: History, sample: Progress) -> bool:
-    return history.level_ms > 0 and history.level_ms + slowed_ms(sample.throttle_percent) <= (rung.downtime_ms or 0)
 
 
 def _is_given(rung: Rung, climb: Climb) -> bool:

@@ -338,9 +338,10 @@ class Runner:
         self._history = convergence.observe(self._history, sample, convergence.allowed_ms(self._limits, self._climb))
         self._journal.sample(sample)
         self._report(sample)
-        stuck_bytes = convergence.stuck_bytes(self._history, sample)
-        if self._foresight is not None and (expected := self._foresight.take(sample, self._limits, stuck_bytes)) is not None:
-            self._expect(expected, self._foresight.words(expected, self._limits))
+        if self._foresight is not None:
+            stuck_bytes = convergence.stuck_bytes(self._history, sample)
+            if (expected := self._foresight.take(sample, self._limits, stuck_bytes)) is not None:
+                self._expect(expected, self._foresight.words(expected, self._limits))
 
     def _expect(self, expected: Forecast, words: str) -> None:
         """Tell a forecast that differs from the last, and climb the ladder that it makes where no other was asked for."""
