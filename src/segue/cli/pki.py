@@ -260,12 +260,16 @@ def rotate(
         else:
             typer.echo(f"{host}: {words}")
 
+    async def pause(seconds: float) -> None:
+        render.say(f"waiting for {seconds:g} s: migrations that are just being prepared go on with what they have read")
+        await asyncio.sleep(seconds)
+
     async def work(authority: Authority) -> bool:
         async with Fleet(wanted) as fleet:
             fleet.require(wanted)
             under_way = finish or authority.is_rotating() or not authority.hosts()
             new = authority.newest() if under_way else authority.succeed(days=ca_days)
-            return await fleet.rotate(authority, new, days=days, finish=finish, say=say)
+            return await fleet.rotate(authority, new, days=days, finish=finish, say=say, pause=pause)
 
     with Authority.opened(directory()) as authority:
         overlap = asyncio.run(work(authority))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Final, Self
@@ -23,6 +23,9 @@ from segue.provision.pki.authority import Authority, Ca, Issued
 from segue.provision.pki.onhost import Looked
 
 CONNECT_S: Final = 10.0
+PREPARED_S: Final = 5.0
+"""From the moment that a destination's QEMU has read whom it believes to the one that its source reads what to show: a second, or
+three on a starved machine. In between neither may go a step further, or that migration fails, its guest unharmed."""
 Say = Callable[[str, str, str], None]
 """Is told what a host is about to do: its name, the turn, and that in words."""
 
@@ -235,8 +238,25 @@ class Fleet:
 
     # --- a new CA
 
-    async def rotate(self, authority: Authority, new: Ca, *, days: int, finish: bool, say: Say) -> bool:
+    async def rotate(
+        self,
+        authority: Authority,
+        new: Ca,
+        *,
+        days: int,
+        finish: bool,
+        say: Say,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> bool:
         """Take all hosts over to a CA, host by host, so that each believes each other at each moment.
+
+        Args:
+            authority: holds the CAs.
+            new: the one to believe.
+            days: that what it signs is to hold for.
+            finish: end the overlap, too.
+            say: is told what a host is about to do.
+            pause: lets so many seconds pass between two kinds of turns, for what is being prepared (`PREPARED_S`).
 
         Returns:
             Whether hosts still believe another one, too.
@@ -259,6 +279,8 @@ class Fleet:
                 raise PkiError(
                     f"{host} does not keep what was put there ({turn}).", hint=f"'segue pki verify {host}' may say why."
                 )
+            if done:
+                await pause(PREPARED_S)
             done.update(turns)
             if turns[0][1] is Turn.FORGET:
                 for ca in authority.believed():
