@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import asyncssh
 import pytest
@@ -26,6 +26,16 @@ ODD = ["a b", "it's", '"$HOME"', "$(touch /tmp/no)", "`id`", "two\nlines", "; ex
 
 class Server(asyncssh.SSHServer):
     """Lets its one key in, and opens unix sockets."""
+
+    ciphers: ClassVar[list[str]] = []
+    """What each connection agreed on."""
+    _connection: asyncssh.SSHServerConnection
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+
+    def auth_completed(self) -> None:
+        self.ciphers.append(self._connection.get_extra_info("recv_cipher"))
 
     def unix_connection_requested(self, _dest_path: str) -> bool:
         return True
@@ -175,6 +185,23 @@ async def test_a_changed_host_key_is_not_trusted(target: SshTarget):
 async def test_a_key_that_is_not_accepted(target: SshTarget, tmp_path: Path):
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(tmp_path / "other"))
     assert "no key" in (await refused(target, identity=str(tmp_path / "other"))).message
+
+
+@pytest.mark.parametrize(
+    ("config", "taken"),
+    [("", "aes256-gcm@openssh.com"), ("Ciphers chacha20-poly1305@openssh.com,aes128-ctr\n", "chacha20-poly1305@openssh.com")],
+)
+async def test_the_cipher_is_the_cheapest_that_the_user_lets_be_used(
+    target: SshTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, taken: str
+):
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").write_text(config, encoding="utf-8")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shell = await SshShell.connect("h", target, deadline_s=5)
+    try:
+        assert Server.ciphers[-1] == taken
+    finally:
+        await shell.aclose()
 
 
 async def test_nobody_listens(target: SshTarget):
