@@ -1,9 +1,7 @@
 """Plays cells: a guest goes back and forth between two hosts, moved by each contender in turn, watched by the lab's auditor.
 
 What is measured is measured from outside and the same way for all: the guest's own ticks and loop, a client on the network, the
-wall clock of the whole process. Bytes, iterations and the hypervisor's own downtime are what libvirt says. How long it took is
-told by Segue itself, from its first look at the hosts to its proof: on a busy machine it is Python's start that is slow, and
-that is another bench's matter (overhead). Of virsh, which starts in no time and proves nothing, it is the whole process.
+wall clock of the whole process. Bytes, iterations and the hypervisor's own downtime are what libvirt says.
 """
 
 from __future__ import annotations
@@ -50,7 +48,7 @@ class Run:
     seconds: float
     """The whole process, by the wall clock."""
     total_ms: int | None = None
-    """By Segue's own account, from the first look to the proof."""
+    """By Segue's own account, from when the destination is prepared to the proof: to see what its start and its looks take."""
     memory_bytes: int = 0
     """Of the guest's pages that held anything when it began."""
     sent_bytes: int | None = None
@@ -68,11 +66,6 @@ class Run:
     """The standstill that its last forecast told."""
     load: float = 0.0
     """Of the machine, when it ended (the mean of a minute)."""
-
-    @property
-    def took_s(self) -> float:
-        """How long the move itself took."""
-        return self.seconds if self.total_ms is None else self.total_ms / 1000
 
 
 async def play(lab: Lab, cell: Cell, contender: Contender, number: int, *, cut_s: float) -> Run:

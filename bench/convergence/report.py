@@ -102,7 +102,7 @@ def judge(runs: Sequence[Run], wanted: Mapping[str, Cell], *, cut_s: float) -> J
 
 def _row(contender: str, runs: Sequence[Run], bound_s: float | None) -> Row:
     moved = [run for run in runs if run.end == "moved"]
-    seconds = _spread([run.took_s for run in moved])
+    seconds = _spread([run.seconds for run in moved])
     slowed = [
         100 * (1 - run.loop_during_bps / run.loop_before_bps)
         for run in moved
@@ -120,7 +120,7 @@ def _row(contender: str, runs: Sequence[Run], bound_s: float | None) -> Row:
         client_ms=_spread([float(run.client_ms) for run in moved]),
         slowed_percent=_median(slowed),
         announced_ms=_median([run.announced_ms for run in moved]),
-        declined_s=_median([run.took_s for run in runs if run.end == "gave up"]),
+        declined_s=_median([run.seconds for run in runs if run.end == "gave up"]),
         unclean=sum(not run.clean for run in runs),
     )
 
