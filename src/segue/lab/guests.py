@@ -43,7 +43,9 @@ LOCAL: Final = "/var/lib/libvirt"
 OVERHEAD_BYTES: Final = 96 * units.MIB
 """Of a guest's memory its kernel and initramfs take this much; the rest may be touched."""
 START_DEADLINE_S: Final = 120.0
-"""For the first tick and for touching memory, under software emulation on a busy machine; UEFI alone took 40 s there."""
+"""For the first tick, under software emulation on a busy machine; UEFI alone took 40 s there."""
+TOUCHED_BPS: Final = 4 * units.MIB
+"""So fast memory is filled there at the least."""
 START_GRACE_S: Final = 2.0
 """For the process to become a QEMU: it is not one yet when its launcher returns."""
 LOOK_PAUSE_S: Final = 0.02
@@ -195,7 +197,7 @@ async def _start(lab: Lab, spec: GuestSpec, command: Callable[[LabGuest], Sequen
             await _start_libvirt(lab, spec, guest)
         else:
             await _start_qemu(lab, spec, guest)
-        await _wait_ready(lab, guest)
+        await _wait_ready(lab, guest, deadline_s=START_DEADLINE_S + spec.touch_bytes / TOUCHED_BPS)
     except BaseException:
         await asyncio.shield(stop(lab, spec.name))
         raise
@@ -385,18 +387,18 @@ async def _serve_nbd(lab: Lab, guest: LabGuest) -> int:
     return port
 
 
-async def _wait_ready(lab: Lab, guest: LabGuest) -> None:
+async def _wait_ready(lab: Lab, guest: LabGuest, *, deadline_s: float) -> None:
     """Wait for the line in which the workload says that it is ready; a QEMU that ends before that is an error at once."""
     log = serial_log(lab, guest.name, guest.host)
     began = time.monotonic()
     try:
-        async with asyncio.timeout(START_DEADLINE_S):
+        async with asyncio.timeout(deadline_s):
             while not _says_ready(log):
                 if not where(lab, guest.name) and time.monotonic() - began > START_GRACE_S:
                     raise LabError(f"{guest.name} ended before it was ready. {_last_words(lab, guest)}".strip())
                 await asyncio.sleep(LOOK_PAUSE_S)
     except TimeoutError:
-        raise LabError(f"{guest.name} was not ready after {START_DEADLINE_S:g} s. {_last_words(lab, guest)}".strip()) from None
+        raise LabError(f"{guest.name} was not ready after {deadline_s:.0f} s. {_last_words(lab, guest)}".strip()) from None
 
 
 def _says_ready(log: Path) -> bool:
