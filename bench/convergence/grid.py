@@ -7,7 +7,7 @@ from itertools import product
 from typing import Final
 
 from segue import units
-from segue.lab.guests import OVERHEAD_BYTES, GuestSpec
+from segue.lab.guests import GuestSpec, memory_for
 
 GUEST: Final = "mover"
 PROMISED_MS: Final = 300
@@ -34,7 +34,7 @@ class Workload:
             name=GUEST,
             host="alpha",
             kind="libvirt",
-            memory_bytes=most + OVERHEAD_BYTES + 32 * units.MIB,
+            memory_bytes=memory_for(most) + 32 * units.MIB,
             touch_bytes=self.touch * units.MIB,
             set_bytes=self.writes * units.MIB,
             rate=self.rate,

@@ -41,11 +41,10 @@ LOCAL_DISKS: Final = ("raw", "qcow2", "overlay")
 LOCAL: Final = "/var/lib/libvirt"
 """A directory that is each host's own."""
 OVERHEAD_BYTES: Final = 96 * units.MIB
-"""Of a guest's memory its kernel and initramfs take this much; the rest may be touched."""
+"""Of a guest's memory its kernel and initramfs take this much, and its accounts of pages a sixteenth of the rest besides: with
+1152 MiB the kernel panicked while 1024 were touched."""
 START_DEADLINE_S: Final = 120.0
-"""For the first tick, under software emulation on a busy machine; UEFI alone took 40 s there."""
-TOUCHED_BPS: Final = 4 * units.MIB
-"""So fast memory is filled there at the least."""
+"""For the first tick and for touching memory, under software emulation on a busy machine; UEFI alone took 40 s there."""
 START_GRACE_S: Final = 2.0
 """For the process to become a QEMU: it is not one yet when its launcher returns."""
 LOOK_PAUSE_S: Final = 0.02
@@ -197,11 +196,16 @@ async def _start(lab: Lab, spec: GuestSpec, command: Callable[[LabGuest], Sequen
             await _start_libvirt(lab, spec, guest)
         else:
             await _start_qemu(lab, spec, guest)
-        await _wait_ready(lab, guest, deadline_s=START_DEADLINE_S + spec.touch_bytes / TOUCHED_BPS)
+        await _wait_ready(lab, guest)
     except BaseException:
         await asyncio.shield(stop(lab, spec.name))
         raise
     return guest
+
+
+def memory_for(touched_bytes: int) -> int:
+    """The least memory of a guest that touches so much."""
+    return OVERHEAD_BYTES + touched_bytes + touched_bytes // 16
 
 
 def _check(lab: Lab, spec: GuestSpec) -> None:
@@ -218,10 +222,10 @@ def _check(lab: Lab, spec: GuestSpec) -> None:
     if spec.parts and spec.kind != "libvirt":
         raise LabError("Parts are for libvirt guests.")
     domain.parts(spec.parts)
-    wanted = max(spec.touch_bytes, spec.set_bytes) + OVERHEAD_BYTES
-    if wanted > spec.memory_bytes:
+    touched = max(spec.touch_bytes, spec.set_bytes)
+    if (wanted := memory_for(touched)) > spec.memory_bytes:
         raise LabError(
-            f"A guest of {units.format_bytes(spec.memory_bytes)} cannot touch {units.format_bytes(wanted - OVERHEAD_BYTES)}.",
+            f"A guest of {units.format_bytes(spec.memory_bytes)} cannot touch {units.format_bytes(touched)}.",
             hint=f"Give it --memory {units.format_bytes(wanted)} or more.",
         )
 
@@ -387,18 +391,20 @@ async def _serve_nbd(lab: Lab, guest: LabGuest) -> int:
     return port
 
 
-async def _wait_ready(lab: Lab, guest: LabGuest, *, deadline_s: float) -> None:
+async def _wait_ready(lab: Lab, guest: LabGuest) -> None:
     """Wait for the line in which the workload says that it is ready; a QEMU that ends before that is an error at once."""
     log = serial_log(lab, guest.name, guest.host)
     began = time.monotonic()
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout(START_DEADLINE_S):
             while not _says_ready(log):
                 if not where(lab, guest.name) and time.monotonic() - began > START_GRACE_S:
                     raise LabError(f"{guest.name} ended before it was ready. {_last_words(lab, guest)}".strip())
+                if _panicked(log):
+                    raise LabError(f"The kernel of {guest.name} panicked: {log} says why.")
                 await asyncio.sleep(LOOK_PAUSE_S)
     except TimeoutError:
-        raise LabError(f"{guest.name} was not ready after {deadline_s:.0f} s. {_last_words(lab, guest)}".strip()) from None
+        raise LabError(f"{guest.name} was not ready after {START_DEADLINE_S:g} s. {_last_words(lab, guest)}".strip()) from None
 
 
 def _says_ready(log: Path) -> bool:
@@ -406,6 +412,10 @@ def _says_ready(log: Path) -> bool:
         return any(line.startswith(b"S ") for line in log.read_bytes().splitlines())
     except FileNotFoundError:
         return False
+
+
+def _panicked(log: Path) -> bool:
+    return log.exists() and b"Kernel panic" in log.read_bytes()
 
 
 def _uptime_s(log: Path) -> float:
