@@ -83,12 +83,12 @@ def test_what_the_last_forecast_announced_is_read_from_what_was_told() -> None:
     assert announced_ms("no such words") is None
 
 
-def test_segues_own_total_counts_where_it_tells_it() -> None:
+def test_the_whole_process_counts_of_segue_as_of_virsh() -> None:
     [result] = report.judge([run("segue", 20.0, total_ms=5000)], {CELL: CELLS[CELL]}, cut_s=60).cells
     [row] = result.rows
     assert row.seconds is not None
-    assert row.seconds.median == 5.0
-    assert row.factor == pytest.approx(5.0 / (160 * units.MIB / (37.5e6 * 0.956)))
+    assert row.seconds.median == 20.0
+    assert row.factor == pytest.approx(20.0 / (160 * units.MIB / (37.5e6 * 0.956)))
 
 
 def test_the_table_and_the_picture_are_whole() -> None:
