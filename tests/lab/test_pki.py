@@ -18,6 +18,7 @@ import pytest
 
 from segue import units
 from segue.core.pki import CERTIFICATE, FILES, KEY, TRUST, Flaw, Identity, Role, Service
+from segue.errors import LabError
 from segue.lab import Lab, down, guests, up
 from segue.lab.guests import GuestSpec, LabGuest
 from segue.lab.shell import Completed
@@ -25,7 +26,7 @@ from segue.provision.pki import x509
 from segue.provision.pki.x509 import Pair
 from segue.units import parse_rate
 from tests.lab.conftest import SEGUE
-from tests.support.daemons import restart_libvirtd
+from tests.support.daemons import at_a_standstill, restart_libvirtd
 from tests.support.labs import lab_name
 from tests.table.cells import KINDS, refusals, ways
 from tests.table.play import Played, play, start_guests
@@ -133,9 +134,21 @@ def guest(lab: Lab, request: pytest.FixtureRequest) -> Iterator[LabGuest]:
     asyncio.run(guests.stop(lab, f"sealed-{kind}"))
 
 
+async def told_where_it_hangs(lab: Lab, argv: list[str]) -> Completed:
+    """Such a move takes some seconds. In three whole runs one sent nothing for a minute: where it waits is told when it does."""
+    moving = asyncio.ensure_future(lab.run("admin", argv, check=False, deadline_s=60))
+    done, _ = await asyncio.wait({moving}, timeout=45)
+    seen = "" if done else await at_a_standstill(lab)
+    try:
+        return await moving
+    except LabError as error:
+        error.add_note(seen)
+        raise
+
+
 def by_tls(lab: Lab, guest: LabGuest, there: str, *words: str) -> tuple[int, str, list[str]]:
     argv = [SEGUE, "migrate", guest.name, there, "--transport", "tls", *words]
-    moved = asyncio.run(lab.run("admin", argv, check=False, deadline_s=60))
+    moved = asyncio.run(told_where_it_hangs(lab, argv))
     return moved.status, moved.stderr, [host for host, _ in guests.where(lab, guest.name)]
 
 

@@ -46,6 +46,23 @@ def revived(lab: Lab) -> list[str]:
     return hanging
 
 
+async def at_a_standstill(lab: Lab) -> str:
+    """What every host shows while something does not go on: sockets, where threads of QEMU and libvirtd wait, their logs."""
+    shown = [f"--- {host}\n{(await lab.run(host, ['sh', '-c', _SHOW], check=False)).stdout}" for host in lab.hosts]
+    return "\n".join(shown)
+
+
+_SHOW: Final = r"""
+ss -tnap
+for pid in $(pgrep qemu-system) $(pgrep -x libvirtd); do
+  tr '\0' ' ' </proc/$pid/cmdline | cut -c1-120; echo
+  for task in /proc/$pid/task/*; do echo "$(cat $task/comm): $(cat $task/wchan) $(cat $task/syscall)"; done
+done
+tail -n 20 /var/log/libvirt/libvirtd.log
+tail -n 3 /var/log/libvirt/qemu/*.log
+"""
+
+
 def _hangs(socket: Path) -> bool:
     """It listens and says nothing. One that is not there does not hang: there may be none."""
     answered = threading.Event()
