@@ -397,25 +397,25 @@ async def _wait_ready(lab: Lab, guest: LabGuest) -> None:
     began = time.monotonic()
     try:
         async with asyncio.timeout(START_DEADLINE_S):
-            while not _says_ready(log):
+            while not _is_ready(said := _said(log)):
                 if not where(lab, guest.name) and time.monotonic() - began > START_GRACE_S:
                     raise LabError(f"{guest.name} ended before it was ready. {_last_words(lab, guest)}".strip())
-                if _panicked(log):
+                if b"Kernel panic" in said:
                     raise LabError(f"The kernel of {guest.name} panicked: {log} says why.")
                 await asyncio.sleep(LOOK_PAUSE_S)
     except TimeoutError:
         raise LabError(f"{guest.name} was not ready after {START_DEADLINE_S:g} s. {_last_words(lab, guest)}".strip()) from None
 
 
-def _says_ready(log: Path) -> bool:
+def _said(log: Path) -> bytes:
     try:
-        return any(line.startswith(b"S ") for line in log.read_bytes().splitlines())
+        return log.read_bytes()
     except FileNotFoundError:
-        return False
+        return b""
 
 
-def _panicked(log: Path) -> bool:
-    return log.exists() and b"Kernel panic" in log.read_bytes()
+def _is_ready(said: bytes) -> bool:
+    return any(line.startswith(b"S ") for line in said.splitlines())
 
 
 def _uptime_s(log: Path) -> float:
