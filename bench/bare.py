@@ -130,7 +130,11 @@ async def measure(count: int, memory_bytes: int, link: str) -> dict[str, list[tu
     lab = await up(name="bench", hosts=2, rate_bps=units.parse_rate(link))
     try:
         spec = guests.GuestSpec(
-            name=GUEST, host="alpha", kind="qemu", memory_bytes=memory_bytes + 160 * units.MIB, touch_bytes=memory_bytes
+            name=GUEST,
+            host="alpha",
+            kind="qemu",
+            memory_bytes=guests.memory_for(memory_bytes) + 32 * units.MIB,
+            touch_bytes=memory_bytes,
         )
         await guests.start(lab, spec)
         return await rounds(lab, count)
