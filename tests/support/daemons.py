@@ -1,4 +1,4 @@
-"""The lab's libvirtd, started anew: by a test that needs it, and between two tests where it hangs.
+"""The lab's libvirtd, started anew: by a test that needs it, and between two tests where it hangs; what hosts show meanwhile.
 
 Now and then a libvirtd (9.0) answers nobody any more, for good, after hundreds of connections and migrations: seen in two of six
 whole runs of these tests. That is none of what the next test is about, but that test, and all after it, would fail of it.
@@ -23,6 +23,15 @@ from segue.lab.layout import NETNS_DIR
 ANSWER_S: Final = 10.0
 """For a daemon to open a connection: it takes some ms."""
 SOCKET: Final = "/run/libvirt/libvirt-sock"
+_SHOW: Final = r"""
+ss -tnap
+for pid in $(pgrep qemu-system) $(pgrep -x libvirtd); do
+  tr '\0' ' ' </proc/$pid/cmdline | cut -c1-120; echo
+  for task in /proc/$pid/task/*; do echo "$(cat $task/comm): $(cat $task/wchan) $(cat $task/syscall)"; done
+done
+tail -n 20 /var/log/libvirt/libvirtd.log
+tail -n 3 /var/log/libvirt/qemu/*.log
+"""
 
 
 async def restart_libvirtd(lab: Lab, host: str) -> None:
@@ -50,17 +59,6 @@ async def at_a_standstill(lab: Lab) -> str:
     """What every host shows while something does not go on: sockets, where threads of QEMU and libvirtd wait, their logs."""
     shown = [f"--- {host}\n{(await lab.run(host, ['sh', '-c', _SHOW], check=False)).stdout}" for host in lab.hosts]
     return "\n".join(shown)
-
-
-_SHOW: Final = r"""
-ss -tnap
-for pid in $(pgrep qemu-system) $(pgrep -x libvirtd); do
-  tr '\0' ' ' </proc/$pid/cmdline | cut -c1-120; echo
-  for task in /proc/$pid/task/*; do echo "$(cat $task/comm): $(cat $task/wchan) $(cat $task/syscall)"; done
-done
-tail -n 20 /var/log/libvirt/libvirtd.log
-tail -n 3 /var/log/libvirt/qemu/*.log
-"""
 
 
 def _hangs(socket: Path) -> bool:

@@ -246,7 +246,7 @@ class Fleet:
         days: int,
         finish: bool,
         say: Say,
-        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        pause: Callable[[float], Awaitable[None]],
     ) -> bool:
         """Take all hosts over to a CA, host by host, so that each believes each other at each moment.
 
