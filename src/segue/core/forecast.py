@@ -12,6 +12,7 @@ What may live here: pure arithmetic on measurements. Who measures them is a driv
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -248,10 +249,10 @@ def _precopy(means: Means, courses: Courses, limits: Limits, own: Range, percent
 def _throttled(courses: Courses, limits: Limits, own: Range) -> Prospect:
     """With the least slow-down that lets it converge, if there is one that is worth it."""
     most = min(limits.max_slowdown_percent or MOST_THROTTLE, WORTH_THROTTLE)
-    one = courses[1]
-    for percent in range(5, most + 1, 5):
-        if one.play(limits.max_downtime_ms, percent).ended:
-            return _precopy(Means.THROTTLED, courses, limits, own, percent=min(most, percent + 5))
+    steps = range(5, most + 1, 5)
+    least = bisect_left(steps, True, key=lambda percent: courses[1].play(limits.max_downtime_ms, percent).ended)
+    if least < len(steps):
+        return _precopy(Means.THROTTLED, courses, limits, own, percent=min(most, steps[least] + 5))
     return Prospect(
         means=Means.THROTTLED,
         converges=False,

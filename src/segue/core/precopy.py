@@ -87,7 +87,7 @@ class _Block:
     sent_at: float = 0.0
 
     def written(self, since: float, until: float) -> bool:
-        return math.floor((until - self.phase) / self.period) > math.floor((since - self.phase) / self.period)
+        return (until - self.phase) // self.period > (since - self.phase) // self.period
 
 
 def play(
@@ -116,7 +116,8 @@ def play(
     """
     fits = limit_ms / 1000 * bps
     blocks = _memory(curve, left + behind, dense) if first else _written(curve, left)
-    coarse = max((block.counted for block in blocks if block.period < math.inf), default=0.0)
+    again = [block for block in blocks if block.period < math.inf]
+    coarse = max((block.counted for block in again), default=0.0)
     fits_seen = max(fits, 2 * coarse)
     looked = -behind / bps  # when the iteration began; it is now 0
     cursor, sent = 0, 0.0
@@ -145,9 +146,8 @@ def play(
             now += block.bytes / bps
             block.dirty, block.sent_at = False, now
         now += 0.0 if waiting else max(over, bps * TICK_MS / 2000) / bps
-        for block in blocks:
-            since = max(looked, block.sent_at) if clears_when_sent else looked
-            if not block.dirty and block.period < math.inf and block.written(since, now):
+        for block in again:
+            if not block.dirty and block.written(max(looked, block.sent_at) if clears_when_sent else looked, now):
                 block.dirty = True
         looked = now
         counted = sum(block.counted for block in blocks if block.dirty)
