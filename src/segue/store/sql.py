@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import singledispatchmethod
-from typing import TYPE_CHECKING, Any, Final
+from functools import cache, singledispatchmethod
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, Connection, Row, Table, func, insert, literal_column, or_, select, update
@@ -36,13 +36,7 @@ from segue.store.schema import journal, migrations, notes, samples, transitions
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_SPEC: Final = TypeAdapter(MigrationSpec)
-_ADDRESS: Final = TypeAdapter(HostAddress)
-_OUTCOME: Final = TypeAdapter(Outcome)
-_PROGRESS: Final = TypeAdapter(Progress)
-_WISHES: Final = TypeAdapter(Wishes)
-_SETTINGS: Final = TypeAdapter(Settings)
-_HOLDER: Final = TypeAdapter(Holder)
+T = TypeVar("T")
 
 # The database's own clock, in milliseconds: processes on several machines compare leases by it, and by nothing else.
 _NOW_MS: Final = {
@@ -133,7 +127,7 @@ class SqlStore:
         """Its samples taken after that time."""
         query = select(samples).where(samples.c.migration == migration, samples.c.at_ms > after_ms).order_by(samples.c.number)
         with self._database.transaction() as connection:
-            return [Sample(at_ms=row.at_ms, progress=_PROGRESS.validate_json(row.progress)) for row in connection.execute(query)]
+            return [Sample(at_ms=row.at_ms, progress=_read(Progress, row.progress)) for row in connection.execute(query)]
 
     # who leads it
 
@@ -144,7 +138,7 @@ class SqlStore:
             row = connection.execute(query.with_for_update()).one_or_none()
             if row is None:
                 raise MigrationNotFound(f"No migration is written down as {migration!r}.")
-            last = _HOLDER.validate_json(row.holder) if row.holder else None
+            last = _read(Holder, row.holder) if row.holder else None
             if last not in (None, holder, dead) and row.leased_until_ms > row.now_ms:
                 name = last.name
                 raise LeaseHeld(
@@ -256,11 +250,22 @@ class SqlStore:
         text = connection.execute(query.with_for_update() if lock else query).scalar()
         if text is None:
             raise MigrationNotFound(f"No migration is written down as {migration!r}.")
-        return _WISHES.validate_json(text)
+        return _read(Wishes, text)
 
     def close(self) -> None:
         """Let go of the database."""
         self._database.close()
+
+
+@cache
+def _reader(kind: type) -> TypeAdapter[Any]:
+    """Made when one of its kind is first read: a migration that begins reads two kinds of seven."""
+    return TypeAdapter(kind)
+
+
+def _read(kind: type[T], text: str) -> T:
+    read: T = _reader(kind).validate_json(text)  # type: ignore[arg-type]  # a type is hashable; mypy doubts it
+    return read
 
 
 def _json(value: DataclassInstance) -> str:
@@ -279,19 +284,19 @@ def _of(connection: Connection, table: Table, migration: str) -> Sequence[Row[An
 def _record(row: Row[Any]) -> Record:
     lease = None
     if row.holder is not None:
-        holder = _HOLDER.validate_json(row.holder)
+        holder = _read(Holder, row.holder)
         lease = Lease(migration=row.id, holder=holder, epoch=row.epoch, until_ms=row.leased_until_ms)
     return Record(
-        spec=_SPEC.validate_json(row.spec),
-        source=_ADDRESS.validate_json(row.source),
-        destination=_ADDRESS.validate_json(row.destination),
+        spec=_read(MigrationSpec, row.spec),
+        source=_read(HostAddress, row.source),
+        destination=_read(HostAddress, row.destination),
         created_at_ms=row.created_at_ms,
         state=State(row.state),
         phase=State(row.phase),
         told_to_run=row.told_to_run,
-        wishes=_WISHES.validate_json(row.wishes),
-        settings=_SETTINGS.validate_json(row.settings) if row.settings else None,
-        outcome=_OUTCOME.validate_json(row.outcome) if row.outcome else None,
+        wishes=_read(Wishes, row.wishes),
+        settings=_read(Settings, row.settings) if row.settings else None,
+        outcome=_read(Outcome, row.outcome) if row.outcome else None,
         settled=row.settled,
         lease=lease,
         led=bool(row.led) and lease is not None,
