@@ -69,7 +69,24 @@ KEY: Final = {
 }
 DIRECTORIES: Final = ("/etc/pki", "/etc/pki/CA", "/etc/pki/libvirt", "/etc/pki/libvirt/private", "/etc/pki/qemu")
 """Each root's and open to be looked into, as virt-pki-validate wants; what is secret has a mode of its own."""
-FILES: Final = (*TRUST.values(), *REVOKED.values(), *CERTIFICATE.values(), *KEY.values())
+DH_PARAMETERS: Final = "/etc/pki/qemu/dh-params.pem"
+"""Where QEMU looks for a group to agree on keys in (crypto/tlscreds.c, QCRYPTO_TLS_CREDS_DH_PARAMS). A destination that finds
+none makes one of its own whenever it begins to listen: 0.05 to 1.1 s, median 0.26, beside 0.01 s (QEMU 7.2, 40 starts, two
+cores)."""
+FFDHE2048: Final = b"""\
+-----BEGIN DH PARAMETERS-----
+MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
++8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
+87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
+YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
+7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
+ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
+-----END DH PARAMETERS-----
+"""
+"""The group of 2048 bits that RFC 7919 (appendix A.1) gives to everybody, of the size that QEMU makes. It is no secret."""
+MAY_LACK: Final = (*REVOKED.values(), DH_PARAMETERS)
+"""What a host works without."""
+FILES: Final = (*TRUST.values(), *CERTIFICATE.values(), *KEY.values(), *MAY_LACK)
 PUBLIC_MODE: Final = 0o644
 KEY_MODE: Final = 0o600
 

@@ -39,7 +39,7 @@ from segue.core.hostfacts import (
     Wanted,
     ports_needed,
 )
-from segue.core.pki import FILES, MIGRATION_PORTS, REVOKED
+from segue.core.pki import FILES, MAY_LACK, MIGRATION_PORTS
 from segue.core.steps import Certificates, Command, File, Install, Step
 from segue.errors import RefusedError
 
@@ -104,7 +104,7 @@ def _host_of_guests(seen: Seen, wanted: Wanted, *, fresh: bool) -> list[Step]:
     steps: list[Step] = []
     if not seen.certificates:
         steps.append(Certificates())
-    elif lacking := sorted(set(FILES) - set(REVOKED.values()) - seen.certificates):
+    elif lacking := sorted(set(FILES) - set(MAY_LACK) - seen.certificates):
         raise RefusedError(
             f"{seen.host} has some certificates, and not all: {', '.join(lacking)} is missing.",
             hint=f"'segue pki verify {seen.host}' tells more; 'segue pki install {seen.host}' puts there what Segue's CA issued.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from segue.core.model import DriverKind, HostAddress
 from segue.core.pki import (
     CERTIFICATE,
     DAY_MS,
+    FFDHE2048,
     FILES,
     IDENTITIES,
     KEY,
@@ -282,3 +284,15 @@ def test_each_host_believes_each_other_at_each_moment_of_a_rotation(count: int, 
             for other in fleet.values():
                 assert other.signers <= one.believes
     assert all(one == Standing(believes=frozenset({NEW}), signers=frozenset({NEW})) for one in fleet.values())
+
+
+def test_the_group_for_key_agreement_is_that_of_the_rfc():
+    """RFC 7919, A.1: p = 2^2048 - 2^1984 + {[2^1918 * e] + 560316} * 2^64 - 1, generator 2."""
+    term, e = 1 << 2100, 0  # e as a sum of 1/n!, to 2100 bits
+    for n in range(1, 400):
+        e, term = e + term, term // n
+    prime = 2**2048 - 2**1984 + ((e >> (2100 - 1918)) + 560316) * 2**64 - 1
+    pair = bytes.fromhex("30820108 02820101 00") + prime.to_bytes(256, "big") + bytes.fromhex("0201 02")  # PKCS #3, in DER
+    begin, *lines, end = FFDHE2048.decode().splitlines()
+    assert base64.b64decode("".join(lines)) == pair
+    assert (begin, end) == ("-----BEGIN DH PARAMETERS-----", "-----END DH PARAMETERS-----")

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from segue.core import argv
 from segue.core.model import HostAddress, MigrationSpec, Transport
+from segue.core.pki import DH_PARAMETERS, FFDHE2048
 from segue.drivers.qemu import setup
 from segue.drivers.qemu.hypervisor import QemuHypervisor
 from segue.drivers.qemu.processes import Process
@@ -164,8 +165,9 @@ class Channel:
             checked(host.host, command, await host.shell.run(command, deadline_s=FILES_DEADLINE_S))
             made = [self._files]
             if self._spec.transport is Transport.TLS_PSK:
-                made.insert(0, f"{self._files}/keys.psk")
-                await host.shell.write_file(made[0], keys, mode=0o600, deadline_s=FILES_DEADLINE_S)
+                for name, content in (("keys.psk", keys), (posixpath.basename(DH_PARAMETERS), FFDHE2048)):
+                    made.insert(0, f"{self._files}/{name}")
+                    await host.shell.write_file(made[0], content, mode=0o600, deadline_s=FILES_DEADLINE_S)
             await self._hand_over(host, *made)
 
         await asyncio.gather(make(self._source), make(self._destination))

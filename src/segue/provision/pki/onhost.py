@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from segue.core.pki import (
     CERTIFICATE,
+    DH_PARAMETERS,
     DIRECTORIES,
+    FFDHE2048,
     FILES,
     IDENTITIES,
     KEY,
@@ -255,7 +257,7 @@ def revoked_files(lists: Mapping[Service, bytes]) -> list[Placed]:
 
 
 def identity_files(issued: Issued, qemu: str) -> list[Placed]:
-    """What a host needs in order to be believed.
+    """What a host needs in order to be believed, and what spares its QEMUs work when they are.
 
     Args:
         issued: its keys and certificates.
@@ -266,7 +268,7 @@ def identity_files(issued: Issued, qemu: str) -> list[Placed]:
     for identity, pair in issued.pairs.items():
         files.append(Placed(path=CERTIFICATE[identity], content=pair.certificate))
         files.append(Placed(path=KEY[identity], content=pair.key, mode=KEY_MODE, owner=owner[identity.service]))
-    return files
+    return [*files, Placed(path=DH_PARAMETERS, content=FFDHE2048)]
 
 
 async def reload(shell: HostShell, port: int) -> bool:
