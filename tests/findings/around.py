@@ -134,6 +134,7 @@ DEVICES: Final = (
 """Those whose other half is a program; and one that a host has no package for."""
 
 MACHINE: Final = (
+    *(Case(code="emulation", kind=kind, severity="warning") for kind in ("libvirt", "qemu")),
     Case(code="accelerator", kind="libvirt", program=PROGRAM, before=MICROVM),
     Case(code="cpu-features", kind="libvirt", program=PROGRAM, cpu=_AES, before=WEAKER),
     Case(code="cpu-passthrough", kind="libvirt", severity="note", cpu="<cpu mode='maximum'/>"),

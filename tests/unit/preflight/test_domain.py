@@ -164,3 +164,10 @@ def test_what_is_no_domain_is_an_error() -> None:
     for text in ("", "<domain/>", "<domain"):
         with pytest.raises(ValueError, match=r".+"):
             domain.read(text)
+
+
+def test_memory_that_qemu_is_told_past_libvirt_counts():
+    words = "".join(f"<qemu:arg value='{word}'/>" for word in ("-machine", "memory-backend=odd", "-m", "4194312k"))
+    past = f"</devices><qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>{words}</qemu:commandline>"
+    assert domain.read(DOMAIN.format("")).memory.total_bytes == 4 << 30
+    assert domain.read(DOMAIN.format("").replace("</devices>", past)).memory.total_bytes == (4 << 30) + (8 << 10)

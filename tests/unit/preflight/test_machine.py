@@ -31,6 +31,12 @@ def memory(**changes: object) -> Parts:
     return replace(PARTS, memory=replace(PARTS.memory, **changes))  # type: ignore[arg-type]
 
 
+def emulated(*version: int, total_bytes: int = GIB) -> Facts:
+    """Under QEMU's own emulation, with so much memory."""
+    parts = replace(PARTS, accelerator="tcg", qemu=version, memory=replace(PARTS.memory, total_bytes=total_bytes))
+    return replace(CLEAN, parts=parts, offer=replace(OFFER, qemu=(10, 0, 0)))
+
+
 ALIKE = replace(OFFER, host_cpu="Intel Skylake microcode 7")
 
 
@@ -51,6 +57,11 @@ ALIKE = replace(OFFER, host_cpu="Intel Skylake microcode 7")
         (offering(qemu=(10, 0, 0)), []),
         (offering(qemu=(7, 2, 1)), []),
         (offering(accelerators=frozenset({"tcg"})), [("accelerator", B)]),
+        (emulated(7, 2), [("emulation", W)]),
+        (emulated(8, 2, 10), [("emulation", W)]),
+        (emulated(9, 0), []),
+        (emulated(), []),
+        (emulated(7, 2, total_bytes=GIB - (8 << 10)), []),
         (replace(CLEAN, parts=cpu(pinned=frozenset({1, 9}))), [("cpu-pinning", B)]),
         (offering(memory=HostMemory(available_bytes=GIB // 2)), [("memory", B)]),
         (offering(memory=HostMemory(available_bytes=GIB // 2, swap_bytes=GIB)), [("memory", W)]),

@@ -8,6 +8,7 @@ from typing import Final
 
 from lxml import etree
 
+from segue.core import argv
 from segue.core.preflight import nics
 from segue.core.preflight.facts import Cpu, DiskPart, Kind, Memory, Part, Parts
 
@@ -17,6 +18,7 @@ _UNITS: Final = {"b": 1, "bytes": 1, "kb": 1000, "k": 1024, "kib": 1024, "mb": 1
 _MORE_UNITS: Final = {"gb": 10**9, "gib": 1 << 30, "t": 1 << 40, "tb": 10**12, "tib": 1 << 40}
 _HOSTDEVS: Final = {"pci": Kind.PCI, "usb": Kind.USB, "mdev": Kind.MDEV, "scsi": Kind.SCSI, "scsi_host": Kind.SCSI}
 _DRIVES: Final = {"cdrom": Kind.CDROM, "floppy": Kind.FLOPPY}
+_PAST_LIBVIRT: Final = {"qemu": "http://libvirt.org/schemas/domain/qemu/1.0"}
 _SERIALS: Final = ("serial", "parallel", "channel")
 _LET_GO: Final = ("requisite", "optional")
 """Start-up policies with which libvirt itself takes the medium out for a migration when the destination lacks it."""
@@ -88,12 +90,18 @@ def _memory(root: Element) -> Memory:
         else 0
     )
     return Memory(
-        total_bytes=_bytes(root.find("memory")),
+        total_bytes=_own_words(root) or _bytes(root.find("memory")),
         page_bytes=size or (2 << 20 if backed else 0),  # without a size the host's default, 2 MiB on x86
         nodes=numbers(root.find("numatune/memory[@mode='strict']")),
         locked=root.find("memoryBacking/locked") is not None,
         limit_bytes=_bytes(root.find("memtune/hard_limit")),
     )
+
+
+def _own_words(root: Element) -> int:
+    """Memory that whoever wrote the domain tells QEMU past libvirt (docs/drvqemu.rst, qemu:commandline): the last word counts."""
+    words = [arg.get("value", "") for arg in root.iterfind("qemu:commandline/qemu:arg", _PAST_LIBVIRT)]
+    return argv.memory_bytes(argv.parse(["qemu", *words])) or 0 if "-m" in words else 0
 
 
 def numbers(element: Element | None) -> frozenset[int]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from segue.core.model import DriverKind
 from segue.core.preflight.facts import Facts, Offer, Parts, Unseen
 from segue.core.preflight.findings import Finding, Seen, Severity
+from segue.units import KIB, MIB
 
 _OF_ITS_HOST: Final = ("host-passthrough", "maximum")
 _MOST_NAMED: Final = 12
 _NO_SUCH_TYPE: Final = "does not support virt type"
-_CODES: Final = ("cpu-features", "cpu-passthrough", "machine-type", "qemu-older", "accelerator", "cpu-pinning")
+_CODES: Final = ("cpu-features", "cpu-passthrough", "machine-type", "qemu-older", "accelerator", "emulation", "cpu-pinning")
+_FORGETS_BEFORE: Final = (9, 0)
+_FORGETS_BYTES: Final = 64 * 4 * KIB
+"""QEMU takes the bits of 64 pages at once (system/physmem.c, cpu_physical_memory_sync_dirty_bitmap)."""
 
 
 def find(facts: Facts) -> Iterator[Finding]:
@@ -31,7 +36,7 @@ def find(facts: Facts) -> Iterator[Finding]:
                 sentence = f"{facts.destination.host}: its QEMU does not start."
                 yield Finding(code=code, severity=Severity.UNCHECKED, sentence=sentence)
         return
-    for rule in (_features, _passthrough, _tsc, _type, _older, _accelerator, _pinning):
+    for rule in (_features, _passthrough, _tsc, _type, _older, _accelerator, _emulation, _pinning):
         yield from rule(facts, parts, offer)
 
 
@@ -159,6 +164,28 @@ def _accelerator(facts: Facts, parts: Parts, offer: Offer) -> Iterator[Finding]:
         sentence=f"{facts.guest.name} runs under {parts.accelerator}, which {there} does not offer.",
         seen=(Seen(host=there, what=f"offers {', '.join(sorted(offer.accelerators)) or 'nothing'}"),),
         fix=f"On {there}: load kvm ('modprobe kvm_intel' or 'kvm_amd'), and turn virtualisation on in its firmware.",
+    )
+
+
+def _emulation(facts: Facts, parts: Parts, _: Offer) -> Iterator[Finding]:
+    """An emulated guest whose QEMU forgets writes ("physmem: Fix migration dirty bitmap coherency with TCG memory access", 9.0).
+
+    It clears the dirty bits of 64 pages together without telling the guest's CPUs, which write on without a word until their TLB
+    is next emptied. Guests were seen to stop for good after they arrived, with Segue, libvirt and a bare script; none whose
+    memory is no multiple of 64 pages, as QEMU then takes the bits one by one.
+    """
+    total = parts.memory.total_bytes
+    if parts.accelerator != "tcg" or not parts.qemu or parts.qemu >= _FORGETS_BEFORE or total % _FORGETS_BYTES:
+        return
+    version = ".".join(map(str, parts.qemu))
+    more = f"with '-m {total // KIB + 8}k', " * (facts.guest.driver is DriverKind.QEMU)  # libvirt rounds it to whole MiB
+    yield Finding(
+        code="emulation",
+        severity=Severity.WARNING,
+        sentence=f"{facts.guest.name} runs under emulation, and QEMU {version} may forget what it writes while it is moved: "
+        "it may stop for good once it has arrived.",
+        seen=(Seen(host=facts.source.host, what=f"tcg, QEMU {version}, {total // MIB} MiB"),),
+        fix=f"Start it {more}under KVM, or under QEMU 9.0 or newer.",
     )
 
 
