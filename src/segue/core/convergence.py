@@ -54,6 +54,9 @@ SILENCE_MS: Final = 30_000
 _OVER_AT_DEADLINE: Final = frozenset({JobStatus.NONE, JobStatus.SETUP, JobStatus.ACTIVE, JobStatus.UNKNOWN})
 
 
+_BEFORE_IT_BEGINS: Final = frozenset({JobStatus.NONE, JobStatus.SETUP})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What the samples so far say, iteration by iteration.
@@ -294,6 +297,20 @@ def decide(
         if not rung.aside:
             break
     return Choice(decision=Decision.CONTINUE, reason=_where_it_stands(history, sample, limits, climb)), climb
+
+
+def does_not_begin(sample: Progress, since_ms: int) -> bool:
+    """Nothing was sent for as long as a link that carries is never silent, and the hypervisors are still at what comes before.
+
+    It is told and not acted on: a destination may lay hands on all of a large guest's memory before it listens, and TCP gives up
+    by itself after two minutes.
+
+    Args:
+        sample: the newest look.
+        since_ms: when it was first looked at, by the same clock.
+    """
+    nothing = not (sample.sent_bytes or sample.disk_total_bytes)
+    return nothing and sample.status in _BEFORE_IT_BEGINS and sample.elapsed_ms - since_ms >= SILENCE_MS
 
 
 def _missed(sample: Progress, limits: Limits) -> str:

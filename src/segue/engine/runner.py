@@ -121,6 +121,7 @@ class Runner:
         self._reconnects = 0
         self._no_connection = ""
         self._heard = (-1, 0)
+        self._waits_since_ms: int | None = None
         self._began = 0
         self._seen: tuple[Evidence, ...] = ()
         self._last_seen = ""
@@ -338,6 +339,11 @@ class Runner:
         self._history = convergence.observe(self._history, sample, convergence.allowed_ms(self._limits, self._climb))
         self._journal.sample(sample)
         self._report(sample)
+        if self._waits_since_ms is None:
+            self._waits_since_ms = sample.elapsed_ms
+        if convergence.does_not_begin(sample, self._waits_since_ms):
+            self._waits_since_ms = sample.elapsed_ms  # and once more when as much time has passed again
+            self._tell(telling.DOES_NOT_BEGIN)
         if self._foresight is not None:
             stuck_bytes = convergence.stuck_bytes(self._history, sample)
             if (expected := self._foresight.take(sample, self._limits, stuck_bytes)) is not None:

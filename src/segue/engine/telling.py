@@ -29,6 +29,11 @@ _LEFT_TO_DO: Final = {
 }
 DEFINITION_LEFT: Final = f"{_NOT_SETTLED}the source may still have a definition of it; 'segue recover' tries again."
 
+DOES_NOT_BEGIN: Final = (
+    "not a byte of memory was sent yet: the destination is not ready, or the two hypervisors do not reach or believe each other; "
+    "it goes on waiting, and a cancel leaves the guest where it is"
+)
+
 
 def unsettled(verdict: Verdict) -> str:
     """What is left to do, and for what reason."""

@@ -446,3 +446,18 @@ def test_what_is_shown_as_held_never_runs_backwards_and_is_whole_only_at_the_end
 )
 def test_the_time_left_is_a_number_only_where_it_would_end(look, expected):
     assert eta_ms(look) == expected
+
+
+@pytest.mark.parametrize(
+    ("seen", "since_ms", "told"),
+    [
+        ({"status": JobStatus.SETUP, "elapsed_ms": 30_500}, 500, True),
+        ({"status": JobStatus.NONE, "elapsed_ms": 30_500}, 500, True),
+        ({"status": JobStatus.SETUP, "elapsed_ms": 30_499}, 500, False),
+        ({"status": JobStatus.ACTIVE, "elapsed_ms": 60_000}, 0, False),  # that is the link's silence, and is acted on
+        ({"status": JobStatus.SETUP, "elapsed_ms": 60_000, "sent_bytes": 1}, 0, False),
+        ({"status": JobStatus.NONE, "elapsed_ms": 60_000, "disk_total_bytes": GIB}, 0, False),  # disks are copied first
+    ],
+)
+def test_what_does_not_begin_is_told_after_as_long_as_a_link_may_be_silent(seen, since_ms, told):
+    assert convergence.does_not_begin(sample(**seen), since_ms) is told

@@ -16,8 +16,8 @@ from segue.core.model import DriverKind, HostAddress, JobStatus, Limits, Outcome
 from segue.core.phases import State
 from segue.core.policy import Policy
 from segue.drivers.simulated import SimGuest, SimulatedDriver, World
-from segue.drivers.simulated.driver import SimulatedHypervisor
-from segue.engine import runner
+from segue.drivers.simulated.driver import SimulatedAttempt, SimulatedHypervisor
+from segue.engine import runner, telling
 from segue.engine.migration import Migration, Request
 from segue.engine.runner import Event, Steered, Told
 from segue.errors import (
@@ -170,6 +170,25 @@ async def test_what_is_forecast_is_told_before_it_comes_so() -> None:
     events = await follow(rehearsal.migration())
     told = [event.text for event in events if isinstance(event, Told)]
     assert any(text.startswith("forecast: pre-copy: ") for text in told), told
+
+
+async def test_a_migration_that_does_not_begin_is_told_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the two hypervisors wait for each other's handshake; that is no silence of a link, and may end."""
+    real_tick = SimulatedAttempt._tick
+
+    def tick(attempt: SimulatedAttempt) -> Progress:
+        sample = real_tick(attempt)
+        if sample.elapsed_ms < 65_000 and not sample.status.is_final:
+            attempt._job().left_bytes, attempt._job().sent_bytes = attempt._guest.memory_bytes, 0
+            return Progress(elapsed_ms=sample.elapsed_ms, status=JobStatus.SETUP)
+        return sample
+
+    monkeypatch.setattr(SimulatedAttempt, "_tick", tick)
+    rehearsal = Rehearsal(replace(IDLE, memory_bytes=2 * units.GIB))
+    events = await follow(rehearsal.migration())
+    waits = [event.text for event in events if isinstance(event, Told) and event.text == telling.DOES_NOT_BEGIN]
+    assert len(waits) == 2
+    assert rehearsal.shown == {"beta": Sighting.RUNNING}
 
 
 class Asked(SimulatedHypervisor):
