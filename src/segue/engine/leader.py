@@ -19,7 +19,7 @@ from segue.engine import holder
 from segue.engine.inventory import Inventory
 from segue.engine.journal import LEASE_MS, Journal, wall_ms
 from segue.engine.mending import Mender
-from segue.engine.outlook import Foresight, path_of
+from segue.engine.outlook import Foresight
 from segue.engine.probe import Prober
 from segue.engine.runner import Report, Runner, Told
 from segue.errors import LeaseHeld, RefusedError
@@ -94,7 +94,9 @@ class Leader:
         self, source: Hypervisor, destination: Hypervisor, go: Callable[[Runner], Awaitable[Outcome]], *, first: bool = False
     ) -> Outcome:
         lease = await asyncio.to_thread(take_lease, self._store, self._record)
-        record = self._record = await asyncio.to_thread(self._store.load, self._record.id)  # as the last leader left it
+        if lease.epoch > 1:  # it had a leader before, who left it otherwise
+            self._record = await asyncio.to_thread(self._store.load, self._record.id)
+        record = self._record
         if first and lease.epoch > 1:
             self._store.release(lease)
             was = "begun already" if record.outcome is None else f"{record.outcome.outcome} already"
@@ -108,7 +110,7 @@ class Leader:
         try:
             attempt = await self._attempt(source, destination, journal)
             prober = await self._asking()
-            foresight = Foresight(record, source, await asyncio.to_thread(path_of, self._store, record))
+            foresight = Foresight(record, source, self._store)
             async with aclosing(attempt), aclosing(foresight):
                 runner = self._runner = Runner(
                     record.spec,

@@ -109,13 +109,14 @@ class Foresight:
     Args:
         record: the migration.
         source: where the guest runs.
-        path: what the way to the destination carries; ``None`` where nobody knows before it is seen.
+        store: where earlier migrations are written down, which tell what the way to the destination carries.
     """
 
-    def __init__(self, record: Record, source: Hypervisor, path: Path | None) -> None:
+    def __init__(self, record: Record, source: Hypervisor, store: Store) -> None:
         self._record = record
         self._source = source
-        self._seen = Seen(path=path)
+        self._store = store
+        self._seen = Seen()
         self._live = Live()
         self._fresh = False
         self._told: Forecast | None = None
@@ -130,6 +131,8 @@ class Foresight:
         by_libvirt = self._record.spec.driver is DriverKind.LIBVIRT
         watching = asyncio.create_task(self._source.dirtied(guest, seconds=LIBVIRTS_WINDOW_S if by_libvirt else 1))
         try:
+            with contextlib.suppress(SegueError):  # then the path is known when it is seen
+                self._learn(path=await asyncio.to_thread(path_of, self._store, self._record))
             with contextlib.suppress(SegueError):  # then there is no forecast, and iterations decide
                 self._learn(touched=await self._source.touched(guest))
                 self._learn(window=await watching)
@@ -139,10 +142,11 @@ class Foresight:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    def _learn(self, *, touched: Touched | None = None, window: Window | None = None) -> None:
+    def _learn(self, *, path: Path | None = None, touched: Touched | None = None, window: Window | None = None) -> None:
         seen = self._seen
         self._seen = replace(
             seen,
+            path=path or seen.path,
             touched=touched or seen.touched,
             windows=(*seen.windows, window) if window else seen.windows,
         )

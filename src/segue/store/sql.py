@@ -259,7 +259,7 @@ class SqlStore:
 
 @cache
 def _reader(kind: type) -> TypeAdapter[Any]:
-    """Made when one of its kind is first read: a migration that begins reads two kinds of seven."""
+    """Made when one of its kind is first read: not while a migration that begins waits for what it writes."""
     return TypeAdapter(kind)
 
 
