@@ -52,8 +52,6 @@ SILENCE_MS: Final = 30_000
 
 # What is over at the deadline, also where it never got going. A switchover is not: it ends in a moment, and better so.
 _OVER_AT_DEADLINE: Final = frozenset({JobStatus.NONE, JobStatus.SETUP, JobStatus.ACTIVE, JobStatus.UNKNOWN})
-
-
 _BEFORE_IT_BEGINS: Final = frozenset({JobStatus.NONE, JobStatus.SETUP})
 
 

@@ -93,14 +93,14 @@ class Leader:
     async def _lead(
         self, source: Hypervisor, destination: Hypervisor, go: Callable[[Runner], Awaitable[Outcome]], *, first: bool = False
     ) -> Outcome:
-        lease = await asyncio.to_thread(take_lease, self._store, self._record)
-        if lease.epoch > 1:  # it had a leader before, who left it otherwise
-            self._record = await asyncio.to_thread(self._store.load, self._record.id)
         record = self._record
-        if first and lease.epoch > 1:
-            self._store.release(lease)
-            was = "begun already" if record.outcome is None else f"{record.outcome.outcome} already"
-            raise RefusedError(f"Migration {record.id} has been {was}.", hint=f"See 'segue status {record.id}'.")
+        lease = await asyncio.to_thread(take_lease, self._store, record)
+        if lease.epoch > 1:  # it had a leader before, who left it otherwise
+            record = self._record = await asyncio.to_thread(self._store.load, record.id)
+            if first:
+                self._store.release(lease)
+                was = "begun already" if record.outcome is None else f"{record.outcome.outcome} already"
+                raise RefusedError(f"Migration {record.id} has been {was}.", hint=f"See 'segue status {record.id}'.")
         if record.settled and record.outcome is not None:
             self._store.release(lease)
             return record.outcome
