@@ -1,6 +1,7 @@
 """Reaches a database and brings it to the newest revision; every error of it becomes a `StoreError` (`words`).
 
-What may live here: engines, file modes and transactions. Nothing about migrations.
+What may live here: connections, file modes, transactions, and in what the two kinds of database differ. Nothing about
+migrations. Both are spoken to by their own drivers: SQLAlchemy and Alembic, a fifth of a second to load, come with `upgrades`.
 """
 
 from __future__ import annotations
@@ -8,21 +9,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
-
-from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from urllib.parse import quote
 
 from segue.errors import StoreError
-from segue.store.schema import REVISION
 from segue.store.words import in_words
 
+if TYPE_CHECKING:
+    import psycopg
+
+    Connection = sqlite3.Connection | psycopg.Connection
+
+Row = Mapping[str, Any]
+
+REVISION: Final = "0002"
+"""The newest of `upgrades`."""
 BUSY_S: Final = 5.0
 """How long SQLite waits for another process that writes. Its writes take milliseconds; on a disk that is busy, seconds (seen)."""
 MAKING_PAUSE_S: Final = 0.01
@@ -40,50 +47,128 @@ _SESSION: Final = {
 }
 _UPGRADE_LOCK: Final = 0x5E60E
 """Held while the tables are brought up: PostgreSQL's advisory locks are numbers, and this one is ours."""
-_WRITES: Final = "segue_writes"
-"""The option of a connection that says so."""
-_PATIENCE: Final = "segue_patience"
-"""The option of a connection that says for how many seconds it waits for others that write."""
+_NAMED: Final = re.compile(r":(\w+)")
+"""A value's place in a statement, as SQLite writes it."""
+_PASSWORD: Final = re.compile(r"(?<=://)([^:/@]*):([^@]*)@")
+_SECRETS: Final = re.compile(r"(?<=[?&])((?:ssl)?password)=[^&]*")
 
 
-class Database:
-    """An open database.
+class Transaction:
+    """What is done in one: all of it, or nothing."""
+
+    def __init__(self, database: Database, connection: Connection) -> None:
+        self._database = database
+        self._connection = connection
+
+    def run(self, statement: str, **values: object) -> Sequence[Row]:
+        """Run one statement, in which `:name` stands for a value, and read what comes of it.
+
+        Raises:
+            Exception: the driver's own; `Database.transaction` makes a `StoreError` of it.
+        """
+        return self._database.read(self._connection, statement, values)
+
+
+class Database(ABC):
+    """An open database, used by several threads.
 
     Args:
-        engine: SQLAlchemy's.
         name: for people, without a password.
     """
 
-    def __init__(self, engine: Engine, name: str) -> None:
-        self._engine = engine
+    DIALECT: ClassVar[str]
+    """SQLAlchemy's name of it."""
+    NOW_MS: ClassVar[str]
+    """The database's own clock, in milliseconds: processes on several machines compare leases by it, and by nothing else."""
+    LOCKED: ClassVar[str]
+    """What a query ends with that keeps its rows from others until the transaction ends."""
+    ALONE: ClassVar[Sequence[str]]
+    """A transaction in which the tables are made begins with this: one process does it, the others wait."""
+
+    def __init__(self, name: str) -> None:
         self._name = name
-        self.is_sqlite: Final = engine.dialect.name == "sqlite"
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    @abstractmethod
+    def connect(self) -> Connection:
+        """A new connection."""
+
+    @abstractmethod
+    def read(self, connection: Connection, statement: str, values: Mapping[str, object]) -> Sequence[Row]:
+        """Run it there."""
+
+    @abstractmethod
+    def _begin(self, connection: Connection, *, writes: bool) -> None:
+        """Open a transaction."""
+
+    @abstractmethod
+    def _answers(self, connection: Connection) -> bool:
+        """Whether one that was idle can be used again."""
+
+    @abstractmethod
+    def _has_revision(self, transaction: Transaction) -> bool:
+        """Whether tables were ever made in it."""
 
     @contextlib.contextmanager
-    def transaction(self, *, writes: bool = False, patience_s: int | None = None) -> Iterator[Connection]:
+    def transaction(self, *, writes: bool = False) -> Iterator[Transaction]:
         """All that is done in it, or nothing.
 
         Args:
             writes: it may change something; those that only look keep nobody waiting.
-            patience_s: wait so long for others that write, and not as long as usual.
 
         Raises:
             StoreError: the database cannot be used, or holds what this Segue does not understand.
         """
-        engine = self._engine.execution_options(**{_WRITES: writes, _PATIENCE: patience_s})
-        with self._in_words(), engine.begin() as connection:
-            yield connection
+        with self._in_words():
+            connection = self._connection()
+            try:
+                self._begin(connection, writes=writes)
+                yield Transaction(self, connection)
+                connection.commit()
+            except BaseException:
+                self._give_up(connection)
+                raise
+            self._put_back(connection)
+
+    def _connection(self) -> Connection:
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread took the last
+                if self._answers(connection := self._idle.pop()):
+                    return connection
+                connection.close()
+        return self.connect()
+
+    def _give_up(self, connection: Connection) -> None:
+        try:
+            connection.rollback()
+        except Exception:  # whatever it is, the error that led here says more
+            connection.close()
+        else:
+            self._put_back(connection)
+
+    def _put_back(self, connection: Connection) -> None:
+        self._idle.append(connection)
+        if self._closed:
+            self.close()
 
     def close(self) -> None:
         """Let go of every connection. May be repeated."""
-        self._engine.dispose()
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
 
     @contextlib.contextmanager
     def _in_words(self) -> Iterator[None]:
+        expected: tuple[type[Exception], ...] = (self._error(), OSError, ValueError)  # a text or a word that has no place there
         try:
             yield
-        except (SQLAlchemyError, OSError, ValueError) as error:  # ValueError: a text or a word that has no place there
+        except expected as error:
             raise in_words(self._name, error) from error
+
+    @abstractmethod
+    def _error(self) -> type[Exception]:
+        """What all errors of its driver are."""
 
     def bring_up(self) -> None:
         """Make what is not there, and upgrade what is older.
@@ -91,29 +176,107 @@ class Database:
         Raises:
             StoreError: a newer Segue wrote it, or it cannot be used.
         """
-        with self._in_words():
-            revision = self._revision()
-            if revision == REVISION:
-                return
-            if revision is not None and revision > REVISION:
-                raise StoreError(
-                    f"The database {self._name} was written by a newer Segue (revision {revision}, this one knows {REVISION}).",
-                    hint="Use that Segue, or name another place with SEGUE_STATE.",
-                )
-            from segue.store.upgrades import upgrade  # with Alembic, before others have to wait
+        revision = self._revision()
+        if revision == REVISION:
+            return
+        if revision is not None and revision > REVISION:
+            raise StoreError(
+                f"The database {self._name} was written by a newer Segue (revision {revision}, this one knows {REVISION}).",
+                hint="Use that Segue, or name another place with SEGUE_STATE.",
+            )
+        from segue.store.upgrades import upgrade  # with Alembic, before others have to wait
 
-            with self.transaction(writes=True, patience_s=UPGRADE_S) as connection:
-                if not self.is_sqlite:
-                    connection.execute(text(f"SET LOCAL statement_timeout = '{UPGRADE_S}s'"))
-                    connection.execute(select(func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
-                upgrade(connection)
+        with self._in_words():
+            upgrade(self.DIALECT, self.connect, self.ALONE)
 
     def _revision(self) -> str | None:
         """The revision that is written in it; ``None`` for an empty database."""
-        with self._engine.connect() as connection:
-            if not self._engine.dialect.has_table(connection, "alembic_version"):
+        with self.transaction() as transaction:
+            if not self._has_revision(transaction):
                 return None
-            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            return next((row["version_num"] for row in transaction.run("SELECT version_num FROM alembic_version")), None)
+
+
+class _Sqlite(Database):
+    DIALECT = "sqlite"
+    NOW_MS = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+    LOCKED = ""  # the whole database is, from the beginning
+    ALONE = (f"PRAGMA busy_timeout = {1000 * UPGRADE_S}", "BEGIN IMMEDIATE")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+
+    def connect(self) -> Connection:
+        # Transactions begin below, where the kind of lock can be said.
+        connection = sqlite3.connect(self._path, timeout=BUSY_S, check_same_thread=False, isolation_level=None)
+        try:
+            connection.row_factory = sqlite3.Row
+            _log_ahead(connection)
+            for pragma in ("synchronous = FULL", "foreign_keys = ON"):
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def read(self, connection: Connection, statement: str, values: Mapping[str, object]) -> Sequence[Row]:
+        return cast("sqlite3.Connection", connection).execute(statement, values).fetchall()
+
+    def _begin(self, connection: Connection, *, writes: bool) -> None:
+        # A lock to write is not upgraded to half-way: who waits for it waits at the beginning.
+        connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    def _answers(self, connection: Connection) -> bool:  # noqa: ARG002  # a file does not go away
+        return True
+
+    def _has_revision(self, transaction: Transaction) -> bool:
+        return bool(transaction.run("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'"))
+
+    def _error(self) -> type[Exception]:
+        return sqlite3.Error
+
+
+class _Postgresql(Database):
+    DIALECT = "postgresql+psycopg"
+    NOW_MS = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+    LOCKED = " FOR UPDATE"
+    ALONE = (f"SET LOCAL statement_timeout = '{UPGRADE_S}s'", f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
+
+    def __init__(self, url: str, name: str) -> None:
+        super().__init__(name)
+        self._url = url
+
+    def connect(self) -> Connection:
+        import psycopg
+
+        options = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
+        return psycopg.connect(self._url, connect_timeout=CONNECT_S, options=options)
+
+    def read(self, connection: Connection, statement: str, values: Mapping[str, object]) -> Sequence[Row]:
+        from psycopg.rows import dict_row
+
+        cursor = cast("psycopg.Connection", connection).cursor(row_factory=dict_row)
+        cursor.execute(_NAMED.sub(r"%(\1)s", statement).encode(), values)
+        return cursor.fetchall() if cursor.description else ()
+
+    def _begin(self, connection: Connection, *, writes: bool) -> None:
+        """By itself, with the first statement."""
+
+    def _answers(self, connection: Connection) -> bool:
+        try:
+            connection.execute("SELECT 1")
+        except self._error():
+            return False
+        return True
+
+    def _has_revision(self, transaction: Transaction) -> bool:
+        return any(row["found"] for row in transaction.run("SELECT to_regclass('alembic_version') IS NOT NULL AS found"))
+
+    def _error(self) -> type[Exception]:
+        import psycopg
+
+        return psycopg.Error
 
 
 def sqlite(path: Path) -> Database:
@@ -130,27 +293,7 @@ def sqlite(path: Path) -> Database:
             raise PermissionError(errno.EACCES, "no permission to write", str(path))
     except OSError as error:
         raise in_words(str(path), error) from error
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)),
-        connect_args={"timeout": BUSY_S, "check_same_thread": False},
-        poolclass=QueuePool,
-    )
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None  # transactions begin below, where the kind of lock can be said
-        _log_ahead(connection)
-        for pragma in ("synchronous = FULL", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        patience_s = connection.get_execution_options().get(_PATIENCE)
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * (BUSY_S if patience_s is None else patience_s))}")
-        # A lock to write is not upgraded to half-way: who waits for it waits at the beginning.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN")
-
-    return _opened(Database(engine, str(path)))
+    return _opened(_Sqlite(path))
 
 
 def _log_ahead(connection: sqlite3.Connection) -> None:
@@ -190,32 +333,35 @@ def _make_file(path: Path) -> None:
 
 
 def postgresql(url: str) -> Database:
-    """The PostgreSQL database at that URL (``postgresql://user@host/name``).
+    """The PostgreSQL database at that URL (``postgresql://user@host/name``, and what else libpq takes for one).
 
     Raises:
         StoreError: it does not answer, refuses us, or the URL is none.
     """
-    try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "postgresql":
-            raise StoreError(
-                f"{parsed.get_backend_name()!r} is no kind of database that Segue can use.",
-                hint="Give a directory (SQLite) or postgresql://USER@HOST/NAME.",
-            )
-        engine = create_engine(
-            parsed.set(drivername="postgresql+psycopg"),
-            pool_pre_ping=True,
-            connect_args={
-                "connect_timeout": CONNECT_S,
-                "options": " ".join(f"-c {name}={value}" for name, value in _SESSION.items()),
-            },
+    scheme = url.partition("://")[0].partition("+")[0]
+    if scheme not in ("postgresql", "postgres"):
+        raise StoreError(
+            f"{scheme!r} is no kind of database that Segue can use.",
+            hint="Give a directory (SQLite) or postgresql://USER@HOST/NAME.",
         )
-    except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        raise StoreError("SEGUE_STATE is neither a directory nor a URL.", hint="Give postgresql://USER@HOST/NAME.") from error
+    try:
+        import psycopg
+        from psycopg.conninfo import conninfo_to_dict
     except ImportError as error:
         raise StoreError("psycopg is not installed.", hint="pip install 'segue[postgresql]'.") from error
-    shown = parsed.difference_update_query(["password", "sslpassword"])
-    return _opened(Database(engine, shown.render_as_string(hide_password=True)))
+    # A password may hold what would else end the host: libpq takes it by its percent signs.
+    plain = _PASSWORD.sub(lambda found: f"{found[1]}:{quote(found[2], safe='%')}@", f"postgresql://{url.partition('://')[2]}")
+    try:
+        port = str(conninfo_to_dict(plain).get("port", ""))
+    except psycopg.Error as error:
+        raise _no_url() from error
+    if not re.fullmatch(r"[0-9,]*", port):
+        raise _no_url()
+    return _opened(_Postgresql(plain, _SECRETS.sub(r"\1=***", _PASSWORD.sub(r"\1:***@", plain))))
+
+
+def _no_url() -> StoreError:
+    return StoreError("SEGUE_STATE is neither a directory nor a URL.", hint="Give postgresql://USER@HOST/NAME.")
 
 
 def _opened(database: Database) -> Database:

@@ -1,15 +1,18 @@
-"""`segue.core.ports.Store` over SQL. What may live here: the statements, and the way between rows and frozen values."""
+"""`segue.core.ports.Store` over SQL. What may live here: the statements, and the way between rows and frozen values.
+
+Values that nothing is searched by are JSON of the frozen values in `segue.core`; times are milliseconds since 1970. The tables
+are those that `upgrades` makes.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache, singledispatchmethod
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, Connection, Row, Table, func, insert, literal_column, or_, select, update
 
 from segue.core.model import HostAddress, MigrationSpec, Outcome, Progress
 from segue.core.phases import PHASES, State
@@ -30,20 +33,12 @@ from segue.core.record import (
     Wishes,
 )
 from segue.errors import LeaseHeld, LeaseLost, MigrationNotFound, StoreError
-from segue.store.database import Database
-from segue.store.schema import journal, migrations, notes, samples, transitions
+from segue.store.database import Database, Row, Transaction
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
-
-# The database's own clock, in milliseconds: processes on several machines compare leases by it, and by nothing else.
-_NOW_MS: Final = {
-    True: "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-    False: "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
-}
-_M: Final = migrations.c
 
 
 class SqlStore:
@@ -55,7 +50,7 @@ class SqlStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._now_ms: ColumnElement[int] = literal_column(_NOW_MS[database.is_sqlite])
+        self._rows = f"SELECT migrations.*, leased_until_ms > {database.NOW_MS} AS led FROM migrations"
 
     # what was asked for, and what became of it
 
@@ -79,15 +74,15 @@ class SqlStore:
             "epoch": 0,
             "leased_until_ms": 0,
         }
-        with self._database.transaction(writes=True) as connection:
-            connection.execute(insert(migrations), row)
+        with self._database.transaction(writes=True) as transaction:
+            _insert(transaction, "migrations", row)
 
     def load(self, migration: str) -> Record:
         """One migration by its id, or by the beginning of it."""
-        begins_so = func.substr(_M.id, 1, len(migration)) == migration
-        with self._database.transaction() as connection:
-            # The id itself is the first of all that begin with it.
-            found = [_record(row) for row in connection.execute(self._rows().where(begins_so).order_by(_M.id).limit(2))]
+        # The id itself is the first of all that begin with it.
+        query = f"{self._rows} WHERE substr(id, 1, :size) = :begins ORDER BY id LIMIT 2"
+        with self._database.transaction() as transaction:
+            found = [_record(row) for row in transaction.run(query, size=len(migration), begins=migration)]
         if migration and (len(found) == 1 or (found and found[0].id == migration)):
             return found[0]
         problem = "Several migrations begin with" if found else "No migration is written down as"
@@ -95,162 +90,175 @@ class SqlStore:
 
     def find(self, *, guest: str = "", host: str = "", unsettled: bool = False, limit: int = 50) -> Sequence[Record]:
         """Migrations, the newest first."""
-        query = self._rows().order_by(_M.created_at_ms.desc(), _M.id).limit(limit)
-        if guest:
-            query = query.where(_M.guest == guest)
-        if host:
-            query = query.where(or_(_M.source_name == host, _M.destination_name == host))
-        if unsettled:
-            query = query.where(_M.settled.is_(False))
-        with self._database.transaction() as connection:
-            return [_record(row) for row in connection.execute(query)]
-
-    def _rows(self) -> Any:  # noqa: ANN401  # SQLAlchemy's own type names every column
-        return select(migrations, (_M.leased_until_ms > self._now_ms).label("led"))
+        conditions = {
+            "guest = :guest": bool(guest),
+            "(source_name = :host OR destination_name = :host)": bool(host),
+            "NOT settled": unsettled,
+        }
+        where = " AND ".join(condition for condition, wanted in conditions.items() if wanted) or "TRUE"
+        query = f"{self._rows} WHERE {where} ORDER BY created_at_ms DESC, id LIMIT :limit"
+        with self._database.transaction() as transaction:
+            return [_record(row) for row in transaction.run(query, guest=guest, host=host, limit=limit)]
 
     def story(self, migration: str) -> Story:
         """All that was written of it but samples."""
-        with self._database.transaction() as connection:
+        with self._database.transaction() as transaction:
             return Story(
                 transitions=tuple(
-                    Transition(at_ms=row.at_ms, epoch=row.epoch, state=State(row.state))
-                    for row in _of(connection, transitions, migration)
+                    Transition(at_ms=row["at_ms"], epoch=row["epoch"], state=State(row["state"]))
+                    for row in _of(transaction, "transitions", migration)
                 ),
                 entries=tuple(
-                    Entry(at_ms=row.at_ms, epoch=row.epoch, action=Action(row.action), step=Step(row.step), detail=row.detail)
-                    for row in _of(connection, journal, migration)
+                    Entry(
+                        at_ms=row["at_ms"],
+                        epoch=row["epoch"],
+                        action=Action(row["action"]),
+                        step=Step(row["step"]),
+                        detail=row["detail"],
+                    )
+                    for row in _of(transaction, "journal", migration)
                 ),
-                notes=tuple(Note(at_ms=row.at_ms, epoch=row.epoch, text=row.text) for row in _of(connection, notes, migration)),
+                notes=tuple(
+                    Note(at_ms=row["at_ms"], epoch=row["epoch"], text=row["text"]) for row in _of(transaction, "notes", migration)
+                ),
             )
 
     def samples(self, migration: str, *, after_ms: int = 0) -> Sequence[Sample]:
         """Its samples taken after that time."""
-        query = select(samples).where(samples.c.migration == migration, samples.c.at_ms > after_ms).order_by(samples.c.number)
-        with self._database.transaction() as connection:
-            return [Sample(at_ms=row.at_ms, progress=_read(Progress, row.progress)) for row in connection.execute(query)]
+        query = "SELECT at_ms, progress FROM samples WHERE migration = :migration AND at_ms > :after_ms ORDER BY number"
+        with self._database.transaction() as transaction:
+            rows = transaction.run(query, migration=migration, after_ms=after_ms)
+            return [Sample(at_ms=row["at_ms"], progress=_read(Progress, row["progress"])) for row in rows]
 
     # who leads it
 
     def lead(self, migration: str, holder: Holder, *, ttl_ms: int, dead: Holder | None = None) -> Lease:
         """Take the lease."""
-        with self._database.transaction(writes=True) as connection:
-            query = select(_M.holder, _M.epoch, _M.leased_until_ms, self._now_ms.label("now_ms")).where(_M.id == migration)
-            row = connection.execute(query.with_for_update()).one_or_none()
+        with self._database.transaction(writes=True) as transaction:
+            row = self._locked(transaction, migration)
             if row is None:
                 raise MigrationNotFound(f"No migration is written down as {migration!r}.")
-            last = _read(Holder, row.holder) if row.holder else None
-            if last not in (None, holder, dead) and row.leased_until_ms > row.now_ms:
+            last = _read(Holder, row["holder"]) if row["holder"] else None
+            if last not in (None, holder, dead) and row["leased_until_ms"] > row["now_ms"]:
                 name = last.name
                 raise LeaseHeld(
                     f"Migration {migration} is led by {name}.",
                     holder=name,
                     guest_at="it is being moved by that process",
                     hint=f"'segue watch {migration}' shows it; its lease runs out in "
-                    f"{(row.leased_until_ms - row.now_ms) / 1000:.1f} s if it does not renew it.",
+                    f"{(row['leased_until_ms'] - row['now_ms']) / 1000:.1f} s if it does not renew it.",
                 )
-            epoch, until_ms = row.epoch + 1, row.now_ms + ttl_ms
-            self._change(connection, migration, holder=_json(holder), epoch=epoch, leased_until_ms=until_ms)
+            epoch, until_ms = row["epoch"] + 1, row["now_ms"] + ttl_ms
+            self._change(transaction, migration, holder=_json(holder), epoch=epoch, leased_until_ms=until_ms)
         return Lease(migration=migration, holder=holder, epoch=epoch, until_ms=until_ms)
 
     def renew(self, lease: Lease, *, ttl_ms: int) -> Lease:
         """Hold it for so long from now."""
-        with self._database.transaction(writes=True) as connection:
-            now_ms = self._check(connection, lease)
-            self._change(connection, lease.migration, leased_until_ms=now_ms + ttl_ms)
+        with self._database.transaction(writes=True) as transaction:
+            now_ms = self._check(transaction, lease)
+            self._change(transaction, lease.migration, leased_until_ms=now_ms + ttl_ms)
         return replace(lease, until_ms=now_ms + ttl_ms)
 
     def release(self, lease: Lease) -> None:
         """Give it up."""
-        with self._database.transaction(writes=True) as connection:
-            connection.execute(
-                update(migrations).where(_M.id == lease.migration, _M.epoch == lease.epoch).values(leased_until_ms=0)
+        with self._database.transaction(writes=True) as transaction:
+            transaction.run(
+                "UPDATE migrations SET leased_until_ms = 0 WHERE id = :id AND epoch = :epoch",
+                id=lease.migration,
+                epoch=lease.epoch,
             )
 
-    def _check(self, connection: Connection, lease: Lease) -> int:
+    def _check(self, transaction: Transaction, lease: Lease) -> int:
         """See that the lease is its holder's, and keep it so until the transaction ends; the database's time."""
-        query = select(_M.epoch, self._now_ms.label("now_ms")).where(_M.id == lease.migration).with_for_update()
-        row = connection.execute(query).one_or_none()
+        row = self._locked(transaction, lease.migration)
         if row is None:
             raise StoreError(f"Migration {lease.migration} is not written down any more.", hint="Was the database replaced?")
-        if row.epoch != lease.epoch:
+        if row["epoch"] != lease.epoch:
             raise LeaseLost(
                 f"Another process has taken over migration {lease.migration}; this one acts no more.",
                 hint=f"'segue status {lease.migration}' says how it goes.",
             )
-        return int(row.now_ms)
+        return int(row["now_ms"])
+
+    def _locked(self, transaction: Transaction, migration: str) -> Row | None:
+        """Who leads it, which nobody else changes until the transaction ends, and the database's time."""
+        query = f"SELECT holder, epoch, leased_until_ms, {self._database.NOW_MS} AS now_ms FROM migrations WHERE id = :migration"
+        return next(iter(transaction.run(query + self._database.LOCKED, migration=migration)), None)
 
     # what is written on the way
 
     def write(self, lease: Lease, changes: Sequence[Change]) -> None:
         """Write all of it or nothing."""
-        with self._database.transaction(writes=True) as connection:
-            self._check(connection, lease)
+        with self._database.transaction(writes=True) as transaction:
+            self._check(transaction, lease)
             for change in changes:
-                self._write(change, connection, lease.migration)
+                self._write(change, transaction, lease.migration)
 
     @singledispatchmethod
-    def _write(self, change: Change, _connection: Connection, _migration: str) -> None:
+    def _write(self, change: Change, _transaction: Transaction, _migration: str) -> None:
         raise TypeError(f"{change!r} cannot be written down")
 
     @_write.register
-    def _(self, change: Transition, connection: Connection, migration: str) -> None:
-        connection.execute(insert(transitions), {"migration": migration, **asdict(change)})
+    def _(self, change: Transition, transaction: Transaction, migration: str) -> None:
+        _insert(transaction, "transitions", {"migration": migration, **asdict(change)})
         values: dict[str, object] = {"state": change.state}
-        before = State(connection.execute(select(_M.state).where(_M.id == migration)).scalar_one())
+        [row] = transaction.run("SELECT state FROM migrations WHERE id = :migration", migration=migration)
+        before = State(row["state"])
         if change.state in PHASES and not before.is_end:  # to look at an end once more is no progress on the way
             values["phase"] = change.state
         if not change.state.is_end:
             values |= {"outcome": None, "settled": False}
-        self._change(connection, migration, **values)
+        self._change(transaction, migration, **values)
 
     @_write.register
-    def _(self, change: Entry, connection: Connection, migration: str) -> None:
-        connection.execute(insert(journal), {"migration": migration, **asdict(change), "detail": _text(change.detail)})
+    def _(self, change: Entry, transaction: Transaction, migration: str) -> None:
+        _insert(transaction, "journal", {"migration": migration, **asdict(change), "detail": _text(change.detail)})
         if (change.action, change.step) == (Action.RESUME_DESTINATION, Step.INTENT):
-            self._change(connection, migration, told_to_run=True)
+            self._change(transaction, migration, told_to_run=True)
 
     @_write.register
-    def _(self, change: Note, connection: Connection, migration: str) -> None:
-        connection.execute(insert(notes), {"migration": migration, **asdict(change), "text": _text(change.text)})
+    def _(self, change: Note, transaction: Transaction, migration: str) -> None:
+        _insert(transaction, "notes", {"migration": migration, **asdict(change), "text": _text(change.text)})
 
     @_write.register
-    def _(self, change: Sample, connection: Connection, migration: str) -> None:
+    def _(self, change: Sample, transaction: Transaction, migration: str) -> None:
         row = {"migration": migration, "at_ms": change.at_ms, "progress": _json(change.progress)}
-        connection.execute(insert(samples), row)
+        _insert(transaction, "samples", row)
 
     @_write.register
-    def _(self, change: Settings, connection: Connection, migration: str) -> None:
-        self._change(connection, migration, settings=_json(change))
+    def _(self, change: Settings, transaction: Transaction, migration: str) -> None:
+        self._change(transaction, migration, settings=_json(change))
 
     @_write.register
-    def _(self, change: Ended, connection: Connection, migration: str) -> None:
-        self._change(connection, migration, outcome=_json(change.outcome), settled=change.settled)
+    def _(self, change: Ended, transaction: Transaction, migration: str) -> None:
+        self._change(transaction, migration, outcome=_json(change.outcome), settled=change.settled)
 
-    def _change(self, connection: Connection, migration: str, **values: object) -> None:
-        connection.execute(update(migrations).where(_M.id == migration).values(**values))
+    def _change(self, transaction: Transaction, migration: str, **values: object) -> None:
+        changes = ", ".join(f"{name} = :{name}" for name in values)
+        transaction.run(f"UPDATE migrations SET {changes} WHERE id = :migration", migration=migration, **values)
 
     # what others want
 
     def wish(self, migration: str, wishes: Wishes) -> int:
         """Add to what is wanted of it."""
-        with self._database.transaction(writes=True) as connection:
-            now = self._wishes(connection, migration, lock=True)
+        with self._database.transaction(writes=True) as transaction:
+            now = self._wishes(transaction, migration, lock=True)
             asked = {name: value for name, value in asdict(wishes).items() if value is not None and value is not False}
             now = replace(now, **(asked | {"revision": now.revision + 1}))
-            self._change(connection, migration, wishes=_json(now))
+            self._change(transaction, migration, wishes=_json(now))
         return now.revision
 
     def wishes(self, migration: str) -> Wishes:
         """What is wanted of it now."""
-        with self._database.transaction() as connection:
-            return self._wishes(connection, migration, lock=False)
+        with self._database.transaction() as transaction:
+            return self._wishes(transaction, migration, lock=False)
 
-    def _wishes(self, connection: Connection, migration: str, *, lock: bool) -> Wishes:
-        query = select(_M.wishes).where(_M.id == migration)
-        text = connection.execute(query.with_for_update() if lock else query).scalar()
-        if text is None:
+    def _wishes(self, transaction: Transaction, migration: str, *, lock: bool) -> Wishes:
+        query = "SELECT wishes FROM migrations WHERE id = :migration" + (self._database.LOCKED if lock else "")
+        rows = transaction.run(query, migration=migration)
+        if not rows:
             raise MigrationNotFound(f"No migration is written down as {migration!r}.")
-        return _read(Wishes, text)
+        return _read(Wishes, rows[0]["wishes"])
 
     def close(self) -> None:
         """Let go of the database."""
@@ -277,27 +285,32 @@ def _text(words: str) -> str:
     return words.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def _of(connection: Connection, table: Table, migration: str) -> Sequence[Row[Any]]:
-    return connection.execute(select(table).where(table.c.migration == migration).order_by(table.c.number)).all()
+def _insert(transaction: Transaction, table: str, row: Mapping[str, object]) -> None:
+    names, places = ", ".join(row), ", ".join(f":{name}" for name in row)
+    transaction.run(f"INSERT INTO {table} ({names}) VALUES ({places})", **row)
 
 
-def _record(row: Row[Any]) -> Record:
+def _of(transaction: Transaction, table: str, migration: str) -> Sequence[Row]:
+    return transaction.run(f"SELECT * FROM {table} WHERE migration = :migration ORDER BY number", migration=migration)
+
+
+def _record(row: Row) -> Record:
     lease = None
-    if row.holder is not None:
-        holder = _read(Holder, row.holder)
-        lease = Lease(migration=row.id, holder=holder, epoch=row.epoch, until_ms=row.leased_until_ms)
+    if row["holder"] is not None:
+        holder = _read(Holder, row["holder"])
+        lease = Lease(migration=row["id"], holder=holder, epoch=row["epoch"], until_ms=row["leased_until_ms"])
     return Record(
-        spec=_read(MigrationSpec, row.spec),
-        source=_read(HostAddress, row.source),
-        destination=_read(HostAddress, row.destination),
-        created_at_ms=row.created_at_ms,
-        state=State(row.state),
-        phase=State(row.phase),
-        told_to_run=row.told_to_run,
-        wishes=_read(Wishes, row.wishes),
-        settings=_read(Settings, row.settings) if row.settings else None,
-        outcome=_read(Outcome, row.outcome) if row.outcome else None,
-        settled=row.settled,
+        spec=_read(MigrationSpec, row["spec"]),
+        source=_read(HostAddress, row["source"]),
+        destination=_read(HostAddress, row["destination"]),
+        created_at_ms=row["created_at_ms"],
+        state=State(row["state"]),
+        phase=State(row["phase"]),
+        told_to_run=bool(row["told_to_run"]),
+        wishes=_read(Wishes, row["wishes"]),
+        settings=_read(Settings, row["settings"]) if row["settings"] else None,
+        outcome=_read(Outcome, row["outcome"]) if row["outcome"] else None,
+        settled=bool(row["settled"]),
         lease=lease,
-        led=bool(row.led) and lease is not None,
+        led=bool(row["led"]) and lease is not None,
     )

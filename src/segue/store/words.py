@@ -9,9 +9,6 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-
 from segue.errors import StoreError
 
 _Words = tuple[str, str]
@@ -94,15 +91,12 @@ CLIENT: Final[dict[str, _Words]] = {
 
 def in_words(name: str, error: Exception) -> StoreError:
     """One sentence of what is wrong with the database of that name, and what to do."""
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    said = str(cause).strip().partition("\n")[0] or type(cause).__name__
-    words, hint = _look_up(cause, said) or (f"cannot be used: {said}", f"Look at it with its own tools, {_ELSEWHERE}.")
+    said = str(error).strip().partition("\n")[0] or type(error).__name__
+    words, hint = _look_up(error, said) or (f"cannot be used: {said}", f"Look at it with its own tools, {_ELSEWHERE}.")
     return StoreError(f"The database {name} {words}.", hint=hint)
 
 
 def _look_up(cause: BaseException, said: str) -> _Words | None:
-    if isinstance(cause, PoolTimeoutError):
-        return _SILENT
     if isinstance(cause, UnicodeError):
         return f"cannot hold that text: {said}", "Rename what has it in its name."
     if isinstance(cause, ValueError):
