@@ -29,8 +29,12 @@ SPREAD_OF_SWITCHOVER_MS: Final = (20, 40, 330)
 as a client saw it under software emulation."""
 QUEUED_BYTES: Final = 1_400_000
 """And for what QEMU has handed to the socket when it stops the guest, and the link has not carried yet: 40 ms of 300 Mbit/s."""
-POSTCOPY_STANDSTILL_MS: Final = (150, 350, 600)
+SPREAD_OF_GOING_OVER_MS: Final = (100, 310, 650)
 """The same for going over to post-copy, where hypervisors themselves report 1 to 6 ms."""
+FETCHED_BYTES: Final = 13_600_000
+"""And for what the link carries before a client is answered: each page that the guest asks for over there comes behind those that
+are in the socket already. Both fit the medians of ten cells over 300 Mbit/s and 1 Gbit/s, Segue's and virsh's (docs/bench): about
+690 and 420 ms; single runs were 345 to 1008."""
 MOST_THROTTLE: Final = 99
 WORTH_THROTTLE: Final = 90
 """Beyond that auto-converge does not win: the guest hardly runs, and QEMU gets there by steps of many seconds."""
@@ -114,6 +118,12 @@ def switchover_ms(bps: float) -> tuple[float, float, float]:
     """What a client waits beside what is left to be sent: lowest, likely, highest."""
     low, likely, high = SPREAD_OF_SWITCHOVER_MS
     return low, likely + QUEUED_BYTES / bps * 1000, high
+
+
+def going_over_ms(bps: float) -> tuple[float, float, float]:
+    """What a client waits when a guest goes over to post-copy: lowest, likely, highest."""
+    low, likely, high = (stands + FETCHED_BYTES / bps * 1000 for stands in SPREAD_OF_GOING_OVER_MS)
+    return low, likely, high
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +282,13 @@ def _postcopy(courses: Courses, limits: Limits, own: Range) -> Prospect:
         one.curve.dirtied(one.spent_ms / 1000 + seconds) if one.first else one.left
         for one, seconds in zip(courses, first, strict=True)
     ]
+    stand = [going_over_ms(one.bps)[index] for index, one in enumerate(courses)]
     total = Range.of(
         one.spent_ms + (seconds + rest / one.bps) * 1000 + stands + more
-        for one, seconds, rest, stands, more in zip(courses, first, left, POSTCOPY_STANDSTILL_MS, owns, strict=True)
+        for one, seconds, rest, stands, more in zip(courses, first, left, stand, owns, strict=True)
     )
     sent = Range.of(one.sent + seconds * one.bps + rest for one, seconds, rest in zip(courses, first, left, strict=True))
-    downtime = Range.of(POSTCOPY_STANDSTILL_MS)
+    downtime = Range.of(stand)
     return Prospect(
         means=Means.POSTCOPY,
         converges=True,
