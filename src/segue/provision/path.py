@@ -13,13 +13,11 @@ from typing import Final
 
 from segue.core.connectivity import Clock, HostSeen, Pair, Reply, Sent, Way, data_host, data_ports, is_ip, names_of
 from segue.core.model import Control, DriverKind, HostAddress, MigrationSpec, Transport
-from segue.core.pki import migration_ports
 from segue.core.preflight.facts import Ground, Link, Path
 from segue.errors import PkiError
 from segue.hosts import HostShell
 from segue.hosts.shell import checked
 from segue.provision import connectivity
-from segue.provision.pki import handshake, onhost
 
 LOOK_S: Final = 6.0
 
@@ -139,6 +137,9 @@ async def _sealed(
     """A handshake with the certificates of both QEMUs, as both will make it."""
     if spec.transport is not Transport.TLS:
         return None
+    from segue.core.pki import migration_ports  # what knows certificates is loaded where there are some
+    from segue.provision.pki import handshake
+
     address = data_host(addresses) or await there.address()
     try:
         theirs, ours = await asyncio.gather(*(_qemu_user(shell, spec, user) for shell in (there, here)))
@@ -153,6 +154,8 @@ async def _sealed(
 async def _qemu_user(shell: HostShell, spec: MigrationSpec, user: str) -> tuple[str, str]:
     """Whom the guest's QEMU runs as on a host, and that user's group."""
     if spec.driver is DriverKind.LIBVIRT:
+        from segue.provision.pki import onhost
+
         return await onhost.qemu_user(shell)
     argv = ["sh", "-c", 'user=${1:-$(id -un)}; echo "$user"; id -gn -- "$user"', "sh", user]
     name, group = checked(shell.name, argv, await shell.run(argv, deadline_s=LOOK_S)).stdout.decode().split("\n")[:2]
