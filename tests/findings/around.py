@@ -224,7 +224,6 @@ STORAGE: Final = (
         before=_LOOP,
         undo=_NO_LOOP,
     ),
-    Case(code="unsupported", kind="libvirt", words="--offline"),
 )
 
 AROUND: Final = (*DEVICES, *MACHINE, *STORAGE)

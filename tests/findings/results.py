@@ -36,6 +36,7 @@ ALONE = {
     "qemu-blocks": "libvirt does not tell it; it asks QEMU itself, as the first thing that its call does",
     "usb-host": "libvirt starts no guest with a device that is not plugged in, and nothing is plugged into a lab",
     "tpm-state": "libvirt starts the daemon there, and takes its state along",
+    "unsupported": "what libvirt cannot move it tells by what was asked for",
     "display-port": "a bare guest's display gives way to the next port that is free",
     "device-unknown": "libvirt does not tell which devices an emulator has",
     "memory": "libvirt's QEMU reserves a guest's memory when it starts: what a lab's machine has not, none of its hosts starts",

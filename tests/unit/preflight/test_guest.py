@@ -12,6 +12,7 @@ from segue.core.preflight import fine, judge, verdict
 from segue.core.preflight.facts import Facts, Objection, Standing, Unseen
 from segue.core.preflight.findings import Seen, Severity, Verdict
 from segue.core.storage import CopyStorage, CopyWish
+from segue.core.wishes import LibvirtWishes
 from segue.engine.preflight import accepting
 from segue.errors import UsageError
 from tests.unit.preflight.facts import CLEAN, HERE, RUNNING, THERE, absent, said
@@ -72,6 +73,11 @@ def test_what_was_asked_for_in_vain_can_be_left_out_and_not_forced() -> None:
         accepting(("asked",))
     unseen = replace(CLEAN, objections=Unseen(host="alpha", why="no answer within 8 s"))
     assert said(unseen) == [("asked", U)]
+
+
+def test_the_definition_of_a_guest_that_runs_is_not_moved_alone() -> None:
+    facts = replace(CLEAN, spec=replace(CLEAN.spec, libvirt=LibvirtWishes(offline=True)))
+    assert said(facts) == [("asked", B)]
 
 
 def test_everything_is_told_at_once_the_gravest_first() -> None:

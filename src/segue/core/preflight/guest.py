@@ -82,7 +82,7 @@ def _state(facts: Facts, state: GuestState, *, raw: str) -> Iterator[Finding]:
         yield _blocker(facts, "guest-not-running", words, seen=seen)
     elif facts.spec.libvirt.offline and state is not GuestState.SHUT_OFF:
         words = f"{name} is not shut off: to move its definition away from under it would leave it without one."
-        yield _blocker(facts, "unsupported", words, seen=seen, fix="Leave out --offline, and it is moved with its definition.")
+        yield _blocker(facts, "asked", words, seen=seen, fix="Leave out --offline, and it is moved with its definition.")
     elif state in (GuestState.PAUSED, GuestState.SHUT_OFF) and not facts.spec.libvirt.offline:
         words = f"Guest {name} does not run, so there is nothing to move live."
         yield _blocker(facts, "guest-not-running", words, seen=seen, fix="Start or resume it first.")
