@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -230,13 +231,39 @@ def _check(lab: Lab, spec: GuestSpec) -> None:
         )
 
 
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """What is done in it, no other process does at the same time; it takes a millisecond."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _claim(lab: Lab, spec: GuestSpec) -> LabGuest:
-    """Take the lowest free slot and write the record; the file is made exclusively, so that a name is taken once."""
-    taken = {guest.slot for guest in records(lab).values()}
+    """Take the name and the lowest free slot, and write the record, which is there whole or not at all."""
+    directory = lab.root / "guests"
+    with _alone(directory):
+        known = records(lab)
+        if spec.name in known:
+            raise LabError(
+                f"There is already a guest {spec.name!r} in the lab {lab.name!r}.",
+                hint=f"'segue lab guest stop {spec.name}' stops it.",
+            )
+        guest = _new(lab, spec, taken={other.slot for other in known.values()})
+        half = directory / f"{spec.name}.half"
+        half.write_text(json.dumps(asdict(guest)), encoding="utf-8")
+        half.rename(directory / f"{spec.name}.json")
+    return guest
+
+
+def _new(lab: Lab, spec: GuestSpec, *, taken: set[int]) -> LabGuest:
     slot = next((number for number in range(MOST_GUESTS) if number not in taken), None)
     if slot is None:
         raise LabError(f"A lab has at most {MOST_GUESTS} guests.")
-    guest = LabGuest(
+    return LabGuest(
         name=spec.name,
         host=spec.host,
         kind=spec.kind,
@@ -247,15 +274,6 @@ def _claim(lab: Lab, spec: GuestSpec) -> LabGuest:
         memory_bytes=spec.memory_bytes,
         persistent=spec.kind == "libvirt" and spec.persistent,
     )
-    try:
-        with (lab.root / "guests" / f"{spec.name}.json").open("x", encoding="utf-8") as file:
-            json.dump(asdict(guest), file)
-    except FileExistsError:
-        raise LabError(
-            f"There is already a guest {spec.name!r} in the lab {lab.name!r}.",
-            hint=f"'segue lab guest stop {spec.name}' stops it.",
-        ) from None
-    return guest
 
 
 def _cmdline(spec: GuestSpec, guest: LabGuest) -> str:
