@@ -58,6 +58,7 @@ WORKLOADS: Final = {
         Workload(name="idle", touch=128),
         Workload(name="idle-big", touch=320),
         Workload(name="idle-1g", touch=1024),
+        Workload(name="idle-4g", touch=4096),
         Workload(name="quiet", touch=96, writes=8, rate="4"),
         Workload(name="steady-8", touch=96, writes=48, rate="8"),
         Workload(name="steady-16", touch=96, writes=48, rate="16"),
