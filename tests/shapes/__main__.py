@@ -44,7 +44,7 @@ A cell is clean when each move ended with status 0 and the guest was on the othe
 where it was asked for; no tick, page or record was lost or doubled, one copy ran at any time, and the guest was alive at the
 end; its last command line has what was plugged and changed, and not what was taken away; it runs as the same user; and nothing
 was left behind. The figures: how many moves, their median time, the longest standstill of all by the guest's serial lines, and
-the longest in which a client on the network had no answer. The machine was busy with other work, so they say little about speed.
+the longest in which a client on the network had no answer. They are no bench: other work may have run beside it.
 
 """
 TAIL = """

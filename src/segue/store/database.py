@@ -132,12 +132,14 @@ class Database(ABC):
             self._put_back(connection)
 
     def _connection(self) -> Connection:
-        while self._idle:
-            with contextlib.suppress(IndexError):  # another thread took the last
-                if self._answers(connection := self._idle.pop()):
-                    return connection
-                connection.close()
-        return self.connect()
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self.connect()
+            if self._answers(connection):
+                return connection
+            connection.close()
 
     def _give_up(self, connection: Connection) -> None:
         try:
@@ -155,8 +157,9 @@ class Database(ABC):
     def close(self) -> None:
         """Let go of every connection. May be repeated."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        with contextlib.suppress(IndexError):  # there is no other: another thread may take one meanwhile
+            while True:
+                self._idle.pop().close()
 
     @contextlib.contextmanager
     def _in_words(self) -> Iterator[None]:
