@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ WORKLOADS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One migration: what was measured before it, and what it came to."""
+    """One migration: what was measured before it, what it told first itself, and what it came to."""
 
     workload: str
     link: str
@@ -74,6 +75,7 @@ class Cell:
     client_ms: int
     sent_bytes: int
     iterations: int
+    told: str = ""
 
 
 def seen_of(cell: Cell) -> Seen:
@@ -127,6 +129,7 @@ async def play(lab: Lab, workload: str, link: str, limits_ms: Sequence[int], fil
             client_ms=report.client_gap_ms,
             sent_bytes=outcome["bytes_sent"],
             iterations=outcome["iterations"],
+            told=next((words for words in stderr.splitlines() if "forecast: " in words), ""),
         )
         with file.open("a", encoding="utf-8") as kept:
             kept.write(json.dumps(asdict(cell)) + "\n")
@@ -198,6 +201,34 @@ def kept(cell: Cell) -> bool:
     return cell.moved and cell.client_ms <= 1.2 * cell.limit_ms + switchover_ms(units.parse_rate(cell.link) * GOODPUT)[1]
 
 
+def came_true(cell: Cell, windows: int) -> bool:
+    """Of a guest that moved: total, standstill and bytes lie within the ranges of a forecast that is made of so many windows."""
+    seen = seen_of(cell)
+    expected = forecast(replace(seen, windows=seen.windows[:windows]), Limits(max_downtime_ms=cell.limit_ms))
+    assert expected is not None
+    prospect = expected.precopy
+    came = ((prospect.total_ms, cell.total_ms), (prospect.downtime_ms, cell.client_ms), (prospect.sent_bytes, cell.sent_bytes))
+    return all(told is not None and told.low <= value <= told.high for told, value in came)
+
+
+# The ranges in a forecast's sentence, as `segue.core.forecast.sentence` writes them.
+_TOLD = re.compile(r"pre-copy: [^(]*\(([^)]*)\) in all, standing still for [^(]*\(([^)]*)\)")
+_DURATION = re.compile(r"([\d.]+) (ms|s|min|h)\b")
+_MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000}
+
+
+def told_true(cell: Cell) -> bool | None:
+    """The same of total and standstill in what the migration told first itself; ``None`` where it told no ranges."""
+    if (told := _TOLD.search(cell.told)) is None:
+        return None
+    ranges = [[_ms(end) for end in words.split(" to ")] for words in told.groups()]
+    return all(low <= value <= high for (low, high), value in zip(ranges, (cell.total_ms, cell.client_ms), strict=True))
+
+
+def _ms(words: str) -> float:
+    return sum(float(number) * _MS[unit] for number, unit in _DURATION.findall(words))
+
+
 def verdict(cells: Sequence[Cell]) -> list[str]:
     """How often it was right, and how far off."""
     calls = []
@@ -214,6 +245,10 @@ def verdict(cells: Sequence[Cell]) -> list[str]:
             stands.append(abs(prospect.downtime_ms.likely - cell.client_ms) / cell.client_ms)
             within.append(prospect.total_ms.low <= cell.total_ms <= prospect.total_ms.high)
     count, sure = len(calls), [call for call in calls if call[2]]
+    moved = [cell for cell in cells if cell.moved]
+    told = [true for true in map(told_true, moved) if true is not None]
+    most = max(len(cell.seen["windows"]) for cell in cells)
+    covered = [f"{sum(came_true(cell, count) for cell in moved)} by {count} of its windows" for count in range(1, 1 + most)]
     ninth = sorted(totals)[max(0, round(len(totals) * 0.9) - 1)] if totals else 0.0
     return [
         f"{count} cells, one run each; {os.cpu_count()} cores, {platform.system()} {platform.release()}, software emulation",
@@ -224,6 +259,8 @@ def verdict(cells: Sequence[Cell]) -> list[str]:
         f"total: median off by {statistics.median(totals):.0%}, 90th percentile {ninth:.0%}; "
         f"within the range in {sum(within)} of {len(within)}",
         f"standstill: median off by {statistics.median(stands):.0%} of what a client saw",
+        f"total, standstill and bytes all within their ranges, of {len(moved)} that moved: {', '.join(covered)}",
+        f"total and standstill within what `segue migrate` told first: in {sum(told)} of {len(told)}",
     ]
 
 

@@ -29,12 +29,12 @@ SPREAD_OF_SWITCHOVER_MS: Final = (20, 40, 330)
 as a client saw it under software emulation."""
 QUEUED_BYTES: Final = 1_400_000
 """And for what QEMU has handed to the socket when it stops the guest, and the link has not carried yet: 40 ms of 300 Mbit/s."""
-SPREAD_OF_GOING_OVER_MS: Final = (100, 310, 650)
+SPREAD_OF_GOING_OVER_MS: Final = (70, 335, 700)
 """The same for going over to post-copy, where hypervisors themselves report 1 to 6 ms."""
-FETCHED_BYTES: Final = 13_600_000
+FETCHED_BYTES: Final = 14_700_000
 """And for what the link carries before a client is answered: each page that the guest asks for over there comes behind those that
-are in the socket already. Both fit the medians of ten cells over 300 Mbit/s and 1 Gbit/s, Segue's and virsh's (docs/bench): about
-690 and 420 ms; single runs were 345 to 1008."""
+are in the socket already. Both fit the medians of 14 cells over 300 Mbit/s and 1 Gbit/s, Segue's and virsh's (docs/bench): about
+745 and 455 ms; single runs were 345 to 1054."""
 MOST_THROTTLE: Final = 99
 WORTH_THROTTLE: Final = 90
 """Beyond that auto-converge does not win: the guest hardly runs, and QEMU gets there by steps of many seconds."""
