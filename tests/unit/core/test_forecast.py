@@ -339,6 +339,13 @@ def test_a_doubtful_no_is_declined_within_ten_seconds_and_not_at_once():
     assert 5_000 <= rung.after_ms < 10_000
 
 
+@pytest.mark.parametrize(("needed_ms", "given_ms"), [(40, 100), (60, 124), (90, 248), (200, 248)])
+def test_a_smaller_limit_is_given_only_where_it_is_enough_by_a_margin(needed_ms, given_ms):
+    expected = forecast(seen(memory=96 * MIB, working_set=GBIT * needed_ms // 1000, rate=10 * GIB), Limits())
+    assert expected is not None
+    assert right_limit(expected, Limits()) == given_ms
+
+
 def test_a_guest_that_hardly_writes_is_given_a_third_of_the_standstill_that_was_allowed():
     expected = forecast(seen(), Limits())
     assert expected is not None
