@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 from segue.core.convergence import plan
 from segue.core.dirtying import Curve, curves, fixed_point
 from segue.core.forecast import Means, forecast, right_limit, sentence
-from segue.core.measured import Live, Path, Range, Seen, Touched, UnderWay, Window, sampled
+from segue.core.measured import Live, Range, Seen, Touched, UnderWay, Window, sampled
+from segue.core.measured import Path as Way
 from segue.core.model import JobStatus, Limits, OnMiss, Progress
 from segue.core.policy import Decision
 from segue.core.precopy import play
@@ -34,7 +37,7 @@ def seen(
     return Seen(
         touched=Touched(bytes=exactly(memory), how="said"),
         windows=tuple(Window(ms=1000 * one, dirtied_bytes=min(working_set, rate * one)) for one in windows),
-        path=Path(bps=exactly(bps), how="said"),
+        path=Way(bps=exactly(bps), how="said"),
         own_ms=exactly(500),
     )
 
@@ -81,6 +84,22 @@ def test_going_over_to_post_copy_is_announced_as_clients_saw_it_over_that_link(b
     assert medians_ms[0] < told.likely < medians_ms[1]
     assert told.low < medians_ms[0]
     assert told.high > 1.2 * medians_ms[1]
+
+
+def test_no_more_confidence_is_stated_than_was_counted():
+    page = (Path(__file__).parents[3] / "docs/bench/forecast.md").read_text(encoding="utf-8")
+    counts = re.search(
+        r"of (\d+) that moved: \d+ by 1 of its windows, (\d+) by 2 of its windows, (\d+) by 3 of its windows", page
+    )
+    live = re.search(r"told first: in (\d+) of (\d+)", page)
+    assert counts
+    assert live
+    moved, *by_more = map(int, counts.groups())
+    counted = {1: int(live[1]) / int(live[2]), **{number: true / moved for number, true in enumerate(by_more, 2)}}
+    for number, share in counted.items():
+        expected = forecast(seen(windows=(1, 2, 4)[:number]), Limits())
+        assert expected is not None
+        assert 80 <= expected.confidence_percent <= 100 * share
 
 
 def test_an_idle_guest_takes_what_its_memory_takes():
@@ -290,7 +309,7 @@ def test_wherever_it_is_and_whatever_was_seen_there_is_a_forecast(windows, first
         windows=tuple(
             Window(ms=ms, dirtied_bytes=dirtied, error_bytes=ms * MIB // 1000, busy_percent=busy) for ms, dirtied, busy in windows
         ),
-        path=Path(bps=Range(low=MIB, likely=GBIT, high=2 * GBIT), how="said"),
+        path=Way(bps=Range(low=MIB, likely=GBIT, high=2 * GBIT), how="said"),
     )
     now = UnderWay(elapsed_ms=1000, sent_bytes=sent, left_bytes=left, first=first)
     expected = forecast(what, Limits(max_downtime_ms=limit_ms), now)
