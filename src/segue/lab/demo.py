@@ -22,6 +22,7 @@ from segue.cli import render
 from segue.cli.main import explain
 from segue.core.model import JobStatus, Progress
 from segue.core.phases import State
+from segue.core.policy import Decision
 from segue.errors import LabError, SegueError
 from segue.lab import Lab, down, guests, up
 from segue.lab.guests import GuestSpec
@@ -176,7 +177,7 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         row.move.guest,
         f"{outcome['source']} → {outcome['destination']}",
-        f"{outcome['driver']} {outcome['control']}{' + post-copy' if outcome.get('decisions') else ''}",
+        f"{outcome['driver']} {outcome['control']}{' + post-copy' if _went_over(outcome.get('decisions')) else ''}",
         units.format_duration_ms(_int(outcome["total_ms"])),
         "not said" if downtime is None else f"{downtime} ms",
         f"{report.client_gap_ms} ms",
@@ -187,6 +188,10 @@ def cells(row: Row) -> tuple[str, ...]:
         str(report.copies),
         str(outcome["owner"]) or "not proven",
     )
+
+
+def _went_over(decisions: object) -> bool:
+    return isinstance(decisions, list) and any(str(one).startswith(Decision.START_POSTCOPY) for one in decisions)
 
 
 def _int(value: object) -> int:
