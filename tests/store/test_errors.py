@@ -152,6 +152,7 @@ def test_a_server_that_does_not_answer_and_what_is_no_server(postgresql: Server)
     assert "does not answer" in refusal("postgresql://segue@127.0.0.1:1/none").message
     assert "is not there" in refusal(f"postgresql://segue@127.0.0.1:{postgresql.port}/nowhere").message
     assert "is no kind of database" in refusal("mysql://root@127.0.0.1/x").message
+    assert "neither a directory nor a URL" in refusal("what://:is:this").message
     assert "neither a directory nor a URL" in refusal("postgresql://:is:this").message
 
 

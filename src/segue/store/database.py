@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from segue.errors import StoreError
 from segue.store.words import in_words
@@ -336,30 +336,32 @@ def _make_file(path: Path) -> None:
 
 
 def postgresql(url: str) -> Database:
-    """The PostgreSQL database at that URL (``postgresql://user@host/name``, and what else libpq takes for one).
+    """The PostgreSQL database at that URL (``postgresql://user@host/name``).
 
     Raises:
         StoreError: it does not answer, refuses us, or the URL is none.
     """
-    scheme = url.partition("://")[0].partition("+")[0]
-    if scheme not in ("postgresql", "postgres"):
+    scheme, _, rest = url.partition("://")
+    # A password may hold what would else end the host: libpq takes it by its percent signs.
+    plain = _PASSWORD.sub(lambda found: f"{found[1]}:{quote(found[2], safe='%')}@", f"postgresql://{rest}")
+    try:
+        _ = urlsplit(plain).port  # libpq would find out only when it connects
+    except ValueError as error:
+        raise _no_url() from error
+    if (kind := scheme.partition("+")[0]) != "postgresql":
         raise StoreError(
-            f"{scheme!r} is no kind of database that Segue can use.",
+            f"{kind!r} is no kind of database that Segue can use.",
             hint="Give a directory (SQLite) or postgresql://USER@HOST/NAME.",
         )
     try:
-        import psycopg
+        from psycopg import ProgrammingError
         from psycopg.conninfo import conninfo_to_dict
     except ImportError as error:
         raise StoreError("psycopg is not installed.", hint="pip install 'segue[postgresql]'.") from error
-    # A password may hold what would else end the host: libpq takes it by its percent signs.
-    plain = _PASSWORD.sub(lambda found: f"{found[1]}:{quote(found[2], safe='%')}@", f"postgresql://{url.partition('://')[2]}")
     try:
-        port = str(conninfo_to_dict(plain).get("port", ""))
-    except psycopg.Error as error:
+        conninfo_to_dict(plain)
+    except ProgrammingError as error:
         raise _no_url() from error
-    if not re.fullmatch(r"[0-9,]*", port):
-        raise _no_url()
     return _opened(_Postgresql(plain, _SECRETS.sub(r"\1=***", _PASSWORD.sub(r"\1:***@", plain))))
 
 
