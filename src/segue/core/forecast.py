@@ -42,7 +42,6 @@ SMALLEST_LIMIT_MS: Final = 2 * TICK_MS
 """With less than that QEMU may not find its moment: it looks every tick."""
 WORTH_TIME: Final = 1.02
 """A shorter standstill is worth so many times the time."""
-
 WORTH_LESS_PERCENT: Final = 75
 """A smaller limit must be enough by so much: with one that is not, iterations go by without progress until it is raised (5.1 s in
 place of 3.2, where 124 ms were given and 128 needed), and all that is won is some of a standstill that was promised anyway."""
@@ -122,12 +121,6 @@ def switchover_ms(bps: float) -> tuple[float, float, float]:
     """What a client waits beside what is left to be sent: lowest, likely, highest."""
     low, likely, high = SPREAD_OF_SWITCHOVER_MS
     return low, likely + QUEUED_BYTES / bps * 1000, high
-
-
-def going_over_ms(bps: float) -> tuple[float, float, float]:
-    """What a client waits when a guest goes over to post-copy: lowest, likely, highest."""
-    low, likely, high = (stands + FETCHED_BYTES / bps * 1000 for stands in SPREAD_OF_GOING_OVER_MS)
-    return low, likely, high
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +279,7 @@ def _postcopy(courses: Courses, limits: Limits, own: Range) -> Prospect:
         one.curve.dirtied(one.spent_ms / 1000 + seconds) if one.first else one.left
         for one, seconds in zip(courses, first, strict=True)
     ]
-    stand = [going_over_ms(one.bps)[index] for index, one in enumerate(courses)]
+    stand = [stands + FETCHED_BYTES / one.bps * 1000 for one, stands in zip(courses, SPREAD_OF_GOING_OVER_MS, strict=True)]
     total = Range.of(
         one.spent_ms + (seconds + rest / one.bps) * 1000 + stands + more
         for one, seconds, rest, stands, more in zip(courses, first, left, stand, owns, strict=True)
