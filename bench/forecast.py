@@ -27,6 +27,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from convergence.play import spoken_ms
 from segue import units
 from segue.core.forecast import forecast, switchover_ms
 from segue.core.measured import GOODPUT, Range, Seen
@@ -213,20 +214,14 @@ def came_true(cell: Cell, windows: int) -> bool:
 
 # The ranges in a forecast's sentence, as `segue.core.forecast.sentence` writes them.
 _TOLD = re.compile(r"pre-copy: [^(]*\(([^)]*)\) in all, standing still for [^(]*\(([^)]*)\)")
-_DURATION = re.compile(r"([\d.]+) (ms|s|min|h)\b")
-_MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000}
 
 
 def told_true(cell: Cell) -> bool | None:
     """The same of total and standstill in what the migration told first itself; ``None`` where it told no ranges."""
     if (told := _TOLD.search(cell.told)) is None:
         return None
-    ranges = [[_ms(end) for end in words.split(" to ")] for words in told.groups()]
+    ranges = [[spoken_ms(end) for end in words.split(" to ")] for words in told.groups()]
     return all(low <= value <= high for (low, high), value in zip(ranges, (cell.total_ms, cell.client_ms), strict=True))
-
-
-def _ms(words: str) -> float:
-    return sum(float(number) * _MS[unit] for number, unit in _DURATION.findall(words))
 
 
 def verdict(cells: Sequence[Cell]) -> list[str]:

@@ -182,8 +182,14 @@ def _segue(said: str) -> dict[str, Any]:
 
 def announced_ms(words: str) -> int | None:
     """What the last forecast among these words told of the standstill."""
-    told = re.findall(r"forecast[^\n]* standing still for ([0-9.]+) (ms|s) ", words)
-    return round(float(told[-1][0]) * {"ms": 1, "s": 1000}[told[-1][1]]) if told else None
+    told = re.findall(r"forecast[^\n]* standing still for ([^(,]+)", words)
+    return round(spoken_ms(told[-1])) if told else None
+
+
+def spoken_ms(words: str) -> float:
+    """Milliseconds, as `segue.units.format_duration_ms` writes them."""
+    factors = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000}
+    return sum(float(number) * factors[unit] for number, unit in re.findall(r"([0-9.]+) (ms|s|min|h)\b", words))
 
 
 async def _virsh(lab: Lab, there: str, *, moved: bool) -> dict[str, Any]:
