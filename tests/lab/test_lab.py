@@ -314,10 +314,11 @@ def begin_up() -> subprocess.Popen[str]:
 
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Until `up` has got that far; as fine as can be, for the moments are short."""
+    """Until `up` has got that far; as fine as can be, for the moments are short. One that ended meanwhile was there."""
     deadline = time.monotonic() + DEADLINE_S
     while not what():
-        assert process.poll() is None
+        if process.poll() is not None:
+            assert what(), process.communicate()
         assert time.monotonic() < deadline
 
 
