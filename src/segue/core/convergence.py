@@ -37,6 +37,8 @@ PROGRESS_MARGIN: Final = 0.05
 # Iterations without progress before it is called a stall. The first iteration sends all memory and proves nothing; two more
 # show a trend. (oVirt acts at stall counts 1 to 6, Ganeti starts post-copy after the second dirty sync.)
 STALLED_ITERATIONS: Final = 2
+STALLED_FOR_POSTCOPY: Final = 1
+"""Where post-copy is allowed, going over a little early costs less than one more iteration that may bring nothing."""
 # And that long. Just above what fits into the downtime V falls by less than the margin, in iterations of milliseconds, and QEMU
 # switches over a moment later (0.24 s for a guest that dirties at 3/4 of the wire's rate, with 300 ms allowed).
 STALLED_MS: Final = 1000
@@ -62,10 +64,10 @@ class History:
     Attributes:
         iteration: the iteration that is being sent; 0 before the first sample.
         left_bytes: what was left when it began, as far as samples show.
-        best_bytes: the least that was left at the beginning of any iteration that has ended, the first one not counted; ``None``
-            before there is one.
-        stalled: how many iterations ended in a row without getting below the best by `PROGRESS_MARGIN`.
-        improved_ms: when the last one ended that did.
+        best_bytes: the least that was left at the beginning of any iteration, the first one not counted; ``None`` before there
+            is one.
+        stalled: how many iterations in a row began with no less than the best by `PROGRESS_MARGIN`.
+        improved_ms: when the last one began that did.
         lately: of the samples of the last `LEVEL_MS`, after the first iteration: when, how much was left, and at which rate.
     """
 
@@ -106,14 +108,15 @@ def observe(history: History, sample: Progress, allowed_ms: int) -> History:
         history = replace(history, lately=(*(one for one in history.lately if now[0] - one[0] < LEVEL_MS), now))
     if sample.iteration <= history.iteration:
         return replace(history, left_bytes=max(history.left_bytes, sample.ram_remaining_bytes))
-    begun = replace(history, iteration=sample.iteration, left_bytes=sample.ram_remaining_bytes)
+    left = sample.ram_remaining_bytes
+    begun = replace(history, iteration=sample.iteration, left_bytes=left)
     fits = sample.throughput_bps * allowed_ms // 1000
     # The first iteration carries all memory: what was left then says nothing about dirtying.
-    if history.iteration <= 1 or history.left_bytes < fits * (1 - PROGRESS_MARGIN):
+    if sample.iteration <= 1 or left < fits * (1 - PROGRESS_MARGIN):
         return begun
-    if history.best_bytes is None or history.left_bytes < history.best_bytes * (1 - PROGRESS_MARGIN):
-        return replace(begun, best_bytes=history.left_bytes, stalled=0, improved_ms=sample.elapsed_ms)
-    return replace(begun, best_bytes=min(history.best_bytes, history.left_bytes), stalled=history.stalled + 1)
+    if history.best_bytes is None or left < history.best_bytes * (1 - PROGRESS_MARGIN):
+        return replace(begun, best_bytes=left, stalled=0, improved_ms=sample.elapsed_ms)
+    return replace(begun, best_bytes=min(history.best_bytes, left), stalled=history.stalled + 1)
 
 
 def stuck_bytes(history: History, sample: Progress) -> int | None:
@@ -199,7 +202,7 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
                 rungs.append(Rung(do=Decision.ALLOW_DOWNTIME, iteration=1, downtime_ms=limit_ms))
             rungs.append(_whole_promise(limits))
             if limits.postcopy:
-                rungs.append(_stalls(STALLED_ITERATIONS, Decision.START_POSTCOPY))
+                rungs.append(_stalls(STALLED_FOR_POSTCOPY, Decision.START_POSTCOPY))
             elif throttles:
                 rungs.append(_stalls(STALLED_ITERATIONS, Decision.THROTTLE, throttle_percent=min(most, FIRST_THROTTLE)))
                 rungs.append(_whole_promise(limits))
@@ -217,7 +220,7 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
         case Means.POSTCOPY if expected is not None and expected.precopy.hopeless:
             rungs.append(Rung(do=Decision.START_POSTCOPY, iteration=2))
         case Means.POSTCOPY:
-            rungs.append(_stalls(STALLED_ITERATIONS, Decision.START_POSTCOPY))
+            rungs.append(_stalls(STALLED_FOR_POSTCOPY, Decision.START_POSTCOPY))
         case None if way_out is Decision.EXTEND:
             pass
         case None if expected is not None and expected.precopy.hopeless:
