@@ -181,9 +181,10 @@ def _segue(said: str) -> dict[str, Any]:
 
 
 def announced_ms(words: str) -> int | None:
-    """What the last forecast among these words told of the standstill."""
-    told = re.findall(r"forecast[^\n]* standing still for ([^(,]+)", words)
-    return round(spoken_ms(told[-1])) if told else None
+    """What the last forecast among these words told of the standstill, or a warning of how long clients wait when it begins."""
+    standing = re.findall(r"forecast[^\n]* standing still for ([^(,]+)", words)[-1:]
+    waiting = re.findall(r"first-look: Clients of [^\n]* wait for about ([^\n]+?) when", words)
+    return max((round(spoken_ms(told)) for told in (*standing, *waiting)), default=None)
 
 
 def spoken_ms(words: str) -> float:

@@ -81,6 +81,9 @@ def test_what_the_last_forecast_announced_is_read_from_what_was_told() -> None:
     )
     assert announced_ms(words) == 1070
     assert announced_ms("no such words") is None
+    warned = "segue: first-look: Clients of mover will wait for about 1.02 s when it begins to move, and 300 ms are promised\n"
+    assert announced_ms(warned) == 1020
+    assert announced_ms(warned + words) == 1070
 
 
 def test_the_whole_process_counts_of_segue_as_of_virsh() -> None:

@@ -37,6 +37,11 @@ def emulated(*version: int, total_bytes: int = GIB) -> Facts:
     return replace(CLEAN, parts=parts, offer=replace(OFFER, qemu=(10, 0, 0)))
 
 
+def promising(downtime_ms: int, facts: Facts) -> Facts:
+    """The same, with so much standstill allowed."""
+    return replace(facts, spec=replace(facts.spec, limits=replace(facts.spec.limits, max_downtime_ms=downtime_ms)))
+
+
 ALIKE = replace(OFFER, host_cpu="Intel Skylake microcode 7")
 
 
@@ -62,6 +67,9 @@ ALIKE = replace(OFFER, host_cpu="Intel Skylake microcode 7")
         (emulated(9, 0), []),
         (emulated(), []),
         (emulated(7, 2, total_bytes=GIB - (8 << 10)), []),
+        (emulated(7, 2, total_bytes=3 * GIB // 2 - (8 << 10)), [("first-look", W)]),
+        (emulated(10, 0, total_bytes=3 * GIB // 2 - (8 << 10)), [("first-look", W)]),
+        (promising(400, emulated(10, 0, total_bytes=3 * GIB // 2 - (8 << 10))), []),
         (replace(CLEAN, parts=cpu(pinned=frozenset({1, 9}))), [("cpu-pinning", B)]),
         (offering(memory=HostMemory(available_bytes=GIB // 2)), [("memory", B)]),
         (offering(memory=HostMemory(available_bytes=GIB // 2, swap_bytes=GIB)), [("memory", W)]),

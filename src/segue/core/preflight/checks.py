@@ -87,6 +87,7 @@ _ALL: Final = (
     Check(code="qemu-older", theme=Theme.CPU, fine="it does not go to an older QEMU"),
     Check(code="accelerator", theme=Theme.CPU, fine="the destination has its accelerator"),
     Check(code="emulation", theme=Theme.CPU, fine="all that it writes while it is moved comes along"),
+    Check(code="first-look", theme=Theme.CPU, fine="its clients need not wait while it begins"),
     Check(code="cpu-pinning", theme=Theme.CPU, fine="the destination has the CPUs that it is pinned to"),
     # memory
     Check(code="memory", theme=Theme.MEMORY, fine="the destination has the memory for it"),
