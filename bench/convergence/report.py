@@ -142,13 +142,18 @@ def verdicts(result: CellResult) -> list[str]:
         peers = [row for row in result.rows if CONTENDERS[row.contender].is_peer and row.contender in field]
         if mine is None or not peers:
             continue
-        kept = [row for row in peers if row.kept and row.seconds]
-        best = min(kept, key=lambda row: row.seconds.median if row.seconds else 0.0, default=None)
-        said.append(f"{ours}: {_verdict(mine, best)}")
+        ladders = [row for row in peers if CONTENDERS[row.contender].tool == "segue"]
+        said.append(f"{ours}: {_verdict(mine, _quickest(peers), _quickest(ladders))}")
     return said
 
 
-def _verdict(mine: Row, best: Row | None) -> str:
+def _quickest(rows: Sequence[Row]) -> Row | None:
+    """Of those that keep the promise."""
+    kept = [row for row in rows if row.kept and row.seconds]
+    return min(kept, key=lambda row: row.seconds.median if row.seconds else 0.0, default=None)
+
+
+def _verdict(mine: Row, best: Row | None, ladder: Row | None) -> str:
     if best is None or best.seconds is None:
         return (
             "no peer keeps the promise; it does" if mine.kept else f"no peer keeps the promise; it {_ended(mine)}{_waited(mine)}"
@@ -159,7 +164,11 @@ def _verdict(mine: Row, best: Row | None) -> str:
     if not mine.kept:
         return f"LOST: {best.contender} keeps the promise{_waited(mine)}"
     word = "won" if ratio <= 1 else "even" if ratio <= NEAR else "LOST"
-    return f"{word}: {ratio:.2f} times {best.contender}, the best that keeps the promise"
+    beside = ""
+    if word == "LOST" and ladder is not None and ladder is not best and ladder.seconds is not None:
+        times = mine.seconds.median / ladder.seconds.median
+        beside = f"; {times:.2f} times {ladder.contender}, the best ladder that starts as it does"
+    return f"{word}: {ratio:.2f} times {best.contender}, the best that keeps the promise{beside}"
 
 
 def _waited(row: Row) -> str:

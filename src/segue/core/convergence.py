@@ -119,9 +119,10 @@ def observe(history: History, sample: Progress, allowed_ms: int) -> History:
     return replace(begun, best_bytes=min(history.best_bytes, left), stalled=history.stalled + 1)
 
 
-def stuck_bytes(history: History, sample: Progress) -> int | None:
+def stuck_bytes(history: History, sample: Progress, limits: Limits) -> int | None:
     """What is left whenever an iteration begins, where iterations bring no progress: the fixed point, as it is seen."""
-    stalled = history.stalled >= STALLED_ITERATIONS and sample.elapsed_ms - history.improved_ms >= STALLED_MS
+    enough = STALLED_FOR_POSTCOPY if limits.postcopy else STALLED_ITERATIONS
+    stalled = history.stalled >= enough and sample.elapsed_ms - history.improved_ms >= STALLED_MS
     return history.level_bytes if stalled else None
 
 
@@ -398,7 +399,7 @@ def _act(rung: Rung, history: History, sample: Progress, limits: Limits, policy:
 
 
 def _where_it_stands(history: History, sample: Progress, limits: Limits, climb: Climb) -> str:
-    if stuck_bytes(history, sample) is None:
+    if stuck_bytes(history, sample, limits) is None:
         return "still converging"
     return _why(history, sample, allowed_ms(limits, climb))
 

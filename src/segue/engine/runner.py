@@ -345,7 +345,7 @@ class Runner:
             self._waits_since_ms = sample.elapsed_ms  # and once more when as much time has passed again
             self._tell(telling.DOES_NOT_BEGIN)
         if self._foresight is not None:
-            stuck_bytes = convergence.stuck_bytes(self._history, sample)
+            stuck_bytes = convergence.stuck_bytes(self._history, sample, self._limits)
             if (expected := self._foresight.take(sample, self._limits, stuck_bytes)) is not None:
                 self._expect(expected, self._foresight.words(expected, self._limits))
 

@@ -66,6 +66,15 @@ def test_a_peer_that_breaks_the_promise_is_none_to_be_measured_by() -> None:
     assert said == "segue: no peer keeps the promise; it does"
 
 
+def test_where_virsh_is_first_it_is_said_how_the_ladders_do_that_start_as_segue_does() -> None:
+    runs = [run("virsh", 2.0), run("nova", 4.0), run("proxmox", 2.9)]
+    [lost] = verdicts(*runs, run("segue", 2.8))
+    [even] = verdicts(*runs, run("segue", 2.1))
+    told = "LOST: 1.40 times virsh, the best that keeps the promise; 0.97 times proxmox, the best ladder that starts as it does"
+    assert lost == f"segue: {told}"
+    assert even == "segue: even: 1.05 times virsh, the best that keeps the promise"
+
+
 def test_a_peer_with_post_copy_is_measured_against_segue_with_it() -> None:
     plain, with_postcopy = verdicts(
         run("virsh-postcopy", 5.0), run("virsh", 60.0, end="cut"), run("segue", 60.0, end="gave up"), run("segue-postcopy", 5.0)

@@ -275,8 +275,10 @@ def test_what_iterations_leave_is_the_most_that_was_seen_of_them_lately():
         look = sample(elapsed_ms=3000 + 100 * tenth, iteration=3 + 2 * tenth, ram_remaining_bytes=round(left * MIB))
         history = observe(history, look, 1)
     assert history.level_bytes == round(12.6 * MIB)  # 12.7 was seen more than a second ago
-    assert convergence.stuck_bytes(replace(history, stalled=0), look) is None
-    assert convergence.stuck_bytes(replace(history, stalled=STALLED_ITERATIONS, improved_ms=3000), look) == round(12.6 * MIB)
+    assert convergence.stuck_bytes(replace(history, stalled=0), look, Limits()) is None
+    for stalled, limits in ((STALLED_ITERATIONS, Limits()), (STALLED_FOR_POSTCOPY, Limits(postcopy=True))):
+        seen = replace(history, stalled=stalled, improved_ms=3000)
+        assert convergence.stuck_bytes(seen, look, limits) == round(12.6 * MIB)
 
 
 @pytest.mark.parametrize(
