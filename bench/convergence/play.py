@@ -181,10 +181,11 @@ def _segue(said: str) -> dict[str, Any]:
 
 
 def announced_ms(words: str) -> int | None:
-    """What the last forecast among these words told of the standstill, or a warning of how long clients wait when it begins."""
+    """The longest wait of a client that these words told: by the last forecast of the standstill, or besides."""
     standing = re.findall(r"forecast[^\n]* standing still for ([^(,]+)", words)[-1:]
     waiting = re.findall(r"first-look: Clients of [^\n]* wait for about ([^\n]+?) when", words)
-    return max((round(spoken_ms(told)) for told in (*standing, *waiting)), default=None)
+    slowed = re.findall(r"the guest is slowed by [^\n]* wait for up to ([^\n]+?) now and then", words)
+    return max((round(spoken_ms(told)) for told in (*standing, *waiting, *slowed)), default=None)
 
 
 def spoken_ms(words: str) -> float:

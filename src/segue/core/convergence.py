@@ -24,7 +24,6 @@ from segue.core.forecast import (
     MOST_THROTTLE,
     SMALLEST_LIMIT_MS,
     SPREAD_OF_SWITCHOVER_MS,
-    WORTH_THROTTLE,
     Forecast,
     Means,
     right_limit,
@@ -250,15 +249,23 @@ def _whole_promise(limits: Limits) -> Rung:
 
 
 def _hardly_running(limits: Limits) -> list[Rung]:
-    """Less than was promised, where auto-converge has come so far that clients wait for the guest besides."""
-    least_ms = limits.max_downtime_ms - slowed_ms(WORTH_THROTTLE) - SPREAD_OF_SWITCHOVER_MS[1]
-    if (downtime_ms := max(SMALLEST_LIMIT_MS, least_ms)) >= limits.max_downtime_ms:
+    """Less than was promised, where auto-converge has come so far that clients wait for the guest besides.
+
+    And all of it, where it hardly runs at all: each further iteration costs its clients more than what is promised.
+    """
+    least_ms = max(SMALLEST_LIMIT_MS, limits.max_downtime_ms - slowed_ms(HARDLY_RUNNING_PERCENT) - SPREAD_OF_SWITCHOVER_MS[1])
+    if least_ms >= limits.max_downtime_ms:
         return []
-    return [Rung(do=Decision.ALLOW_DOWNTIME, slowed_percent=HARDLY_RUNNING_PERCENT, downtime_ms=downtime_ms)]
+    return [
+        Rung(do=Decision.ALLOW_DOWNTIME, slowed_percent=percent, downtime_ms=downtime_ms)
+        for percent, downtime_ms in ((HARDLY_RUNNING_PERCENT, least_ms), (STANDING_PERCENT, limits.max_downtime_ms))
+    ]
 
 
 HARDLY_RUNNING_PERCENT: Final = 75
-"""From here on clients wait for 60 ms and more."""
+"""From here on clients wait for 60 ms and more. At 90 it is 180; to allow less again kept a guest there until QEMU took 99."""
+STANDING_PERCENT: Final = 95
+"""QEMU's last step is 99: a guest of which each iteration left 190 ms stood and ran by turns of a second for two more of them."""
 
 
 def _stalls(count: int, do: Decision, *, downtime_ms: int | None = None, throttle_percent: int | None = None) -> Rung:

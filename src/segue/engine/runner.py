@@ -122,6 +122,7 @@ class Runner:
         self._no_connection = ""
         self._heard = (-1, 0)
         self._waits_since_ms: int | None = None
+        self._slowed_percent = convergence.HARDLY_RUNNING_PERCENT
         self._began = 0
         self._seen: tuple[Evidence, ...] = ()
         self._last_seen = ""
@@ -344,6 +345,9 @@ class Runner:
         if convergence.does_not_begin(sample, self._waits_since_ms):
             self._waits_since_ms = sample.elapsed_ms  # and once more when as much time has passed again
             self._tell(telling.DOES_NOT_BEGIN)
+        if sample.throttle_percent > self._slowed_percent:
+            self._slowed_percent = sample.throttle_percent
+            self._tell(telling.slowed(sample.throttle_percent, convergence.slowed_ms(sample.throttle_percent)))
         if self._foresight is not None:
             stuck_bytes = convergence.stuck_bytes(self._history, sample, self._limits)
             if (expected := self._foresight.take(sample, self._limits, stuck_bytes)) is not None:

@@ -71,6 +71,11 @@ def why(kind: OutcomeKind, owner: Owner, spec: MigrationSpec, sentence: str, *, 
             return sentence or "The hypervisor ended the migration without saying why."
 
 
+def slowed(percent: int, wait_ms: int) -> str:
+    """That the guest is slowed so much that its clients notice."""
+    return f"the guest is slowed by {percent} %: its clients may wait for up to {units.format_duration_ms(wait_ms)} now and then"
+
+
 def in_words(wishes: Wishes) -> str:
     """What others asked for on the way."""
     parts = {

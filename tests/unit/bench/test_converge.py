@@ -93,6 +93,8 @@ def test_what_the_last_forecast_announced_is_read_from_what_was_told() -> None:
     warned = "segue: first-look: Clients of mover will wait for about 1.02 s when it begins to move, and 300 ms are promised\n"
     assert announced_ms(warned) == 1020
     assert announced_ms(warned + words) == 1070
+    slowed = "segue: the guest is slowed by 99 %: its clients may wait for up to 1.98 s now and then\n"
+    assert announced_ms(slowed + words) == 1980
 
 
 def test_the_whole_process_counts_of_segue_as_of_virsh() -> None:

@@ -330,7 +330,7 @@ DOUBTFUL = seen(working_set=200 * MIB, rate=130 * MIB)
         (
             seen(),
             Limits(),
-            [Decision.ALLOW_DOWNTIME, *[Decision.ALLOW_DOWNTIME, Decision.THROTTLE] * 2, *[Decision.ALLOW_DOWNTIME] * 2],
+            [Decision.ALLOW_DOWNTIME, *[Decision.ALLOW_DOWNTIME, Decision.THROTTLE] * 2, *[Decision.ALLOW_DOWNTIME] * 3],
         ),
         (seen(), Limits(auto_converge=False), [Decision.ALLOW_DOWNTIME] * 2),
         (seen(), Limits(postcopy=True), [Decision.ALLOW_DOWNTIME] * 2 + [Decision.START_POSTCOPY]),
@@ -339,7 +339,7 @@ DOUBTFUL = seen(working_set=200 * MIB, rate=130 * MIB)
         (DOUBTFUL, Limits(auto_converge=False), [Decision.GIVE_UP]),
         (HOPELESS, Limits(on_miss=OnMiss.SUSPEND), [Decision.SUSPEND]),
         (HOPELESS, Limits(on_miss=OnMiss.EXTEND), []),
-        (seen(working_set=200 * MIB, rate=150 * MIB), Limits(), [Decision.THROTTLE] * 2 + [Decision.ALLOW_DOWNTIME] * 2),
+        (seen(working_set=200 * MIB, rate=150 * MIB), Limits(), [Decision.THROTTLE] * 2 + [Decision.ALLOW_DOWNTIME] * 3),
     ],
 )
 def test_each_forecast_has_its_ladder(what, limits, does):

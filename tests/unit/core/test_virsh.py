@@ -16,7 +16,7 @@ from segue.core import virsh
 from segue.core.model import Control, DriverKind, HostAddress, Limits, MigrationSpec, Transport
 from segue.core.policy import Policy
 from segue.core.storage import CopyStorage, CopyWish
-from segue.core.virsh import ROWS, STEP_PERCENT, Call
+from segue.core.virsh import INITIAL_PERCENT, ROWS, STEP_PERCENT, Call
 from segue.core.wishes import LibvirtWishes
 from segue.drivers.libvirt.calling import arguments
 
@@ -79,7 +79,7 @@ def test_a_plain_move_of_a_defined_guest() -> None:
     assert flags == wanted | libvirt.VIR_MIGRATE_AUTO_CONVERGE
     assert parameters == {
         libvirt.VIR_MIGRATE_PARAM_URI: "tcp://beta",
-        libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL: STEP_PERCENT,
+        libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL: INITIAL_PERCENT,
         libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT: STEP_PERCENT,
     }
 

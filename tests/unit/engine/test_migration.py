@@ -14,7 +14,7 @@ from segue.cli import render
 from segue.core.evidence import Sighting
 from segue.core.model import DriverKind, HostAddress, JobStatus, Limits, OutcomeKind, Progress
 from segue.core.phases import State
-from segue.core.policy import Policy
+from segue.core.policy import Decision, Policy, Rung
 from segue.drivers.simulated import SimGuest, SimulatedDriver, World
 from segue.drivers.simulated.driver import SimulatedAttempt, SimulatedHypervisor
 from segue.engine import runner, telling
@@ -163,6 +163,17 @@ async def test_a_guest_that_only_throttling_lets_converge_is_slowed_by_as_much_a
     outcome = await rehearsal.migration(limits=Limits(max_slowdown_percent=60))
     assert {decision.partition(":")[0] for decision in outcome.decisions} == {"throttle"}
     assert rehearsal.shown == {"beta": Sighting.RUNNING}
+
+
+async def test_that_clients_wait_for_a_guest_that_hardly_runs_is_told_once_for_each_step() -> None:
+    steps = ((0, 60), (200, 90), (400, 99))
+    rungs = tuple(Rung(do=Decision.THROTTLE, after_ms=ms, throttle_percent=percent) for ms, percent in steps)
+    rehearsal = Rehearsal(FLAT_OUT)
+    rehearsal.settings = replace(rehearsal.settings, policies={"harsh": Policy(name="harsh", rungs=rungs)})
+    events = await follow(rehearsal.migration(policy="harsh"))
+    told = [event.text for event in events if isinstance(event, Told) and "slowed" in event.text]
+    assert [text.partition(":")[0] for text in told] == [f"the guest is slowed by {percent} %" for percent in (90, 99)]
+    assert "1.98 s" in told[-1]
 
 
 async def test_what_is_forecast_is_told_before_it_comes_so() -> None:
