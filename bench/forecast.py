@@ -351,10 +351,12 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="play nothing, show what there is")
     parser.add_argument("--markdown", type=Path, help="write the table there too; what stands above it stays")
     words = parser.parse_args()
+    workloads, links = words.workloads.split(","), words.links.split(",")
+    limits = [int(one) for one in words.limits.split(",")]
     if not words.show:
-        limits = [int(one) for one in words.limits.split(",")]
-        asyncio.run(measure(words.workloads.split(","), words.links.split(","), limits, words.rounds, words.into))
-    if runs := read(words.into):
+        asyncio.run(measure(workloads, links, limits, words.rounds, words.into))
+    chosen = set(product(workloads, links, limits))
+    if runs := [run for run in read(words.into) if run.cell in chosen]:
         show(runs, words.markdown)
 
 
