@@ -89,7 +89,7 @@ def test_going_over_to_post_copy_is_announced_as_clients_saw_it_over_that_link(b
 def test_no_more_confidence_is_stated_than_was_counted():
     page = (Path(__file__).parents[3] / "docs/bench/forecast.md").read_text(encoding="utf-8")
     counts = re.search(
-        r"of (\d+) that moved: \d+ by 1 of its windows, (\d+) by 2 of its windows, (\d+) by 3 of its windows", page
+        r"of (\d+) runs that moved: \d+ by 1 of its windows, (\d+) by 2 of its windows, (\d+) by 3 of its windows", page
     )
     live = re.search(r"told first: in (\d+) of (\d+)", page)
     assert counts
