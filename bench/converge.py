@@ -15,15 +15,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import sys
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from convergence import picture, report
 from convergence.grid import CONTENDERS, GUEST, LINKS, QUICK_CONTENDERS, QUICK_LINKS, QUICK_WORKLOADS, WORKLOADS, Cell, cells
 from convergence.play import Run, round_of, write_configs, written
 from segue.lab import down, guests, up
+from told import until_told
 
 LAB = "converge"
 BELOW = "<!-- what follows is written by ./run bench converge --show --markdown -->"
@@ -65,17 +65,6 @@ async def measure(chosen: Sequence[Cell], names: Sequence[str], rounds: int, cut
                 await round_of(lab, cell, left, number, cut_s=cut_s, take=take)
     finally:
         await asyncio.shield(down(LAB))
-
-
-async def until_told(work: Coroutine[None, None, None]) -> None:
-    """Do it, or stop when told to; the lab is taken down either way, and what is in the results stays there."""
-    task = asyncio.ensure_future(work)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        print("stopped; what was played is in the results", file=sys.stderr)
 
 
 def chosen_from(text: str, known: Iterable[str], default: Sequence[str]) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from segue.core.measured import Path as Way
 from segue.core.model import Limits
 from segue.lab import Lab, down, guests, up
 from segue.lab.observe import observe
+from told import until_told
 
 LAB = "forecast"
 BELOW = "<!-- what follows is written by ./run bench forecast --show --markdown -->"
@@ -354,7 +355,7 @@ def main() -> None:
     workloads, links = words.workloads.split(","), words.links.split(",")
     limits = [int(one) for one in words.limits.split(",")]
     if not words.show:
-        asyncio.run(measure(workloads, links, limits, words.rounds, words.into))
+        asyncio.run(until_told(measure(workloads, links, limits, words.rounds, words.into)))
     chosen = set(product(workloads, links, limits))
     if runs := [run for run in read(words.into) if run.cell in chosen]:
         show(runs, words.markdown)
