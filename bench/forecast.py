@@ -299,10 +299,14 @@ def verdict(runs: Sequence[Run]) -> list[str]:
     rounds = by_cell(runs)
     cells = [judge(one) for one in rounds]
     sure = [cell for cell in cells if cell.sure]
-    both = [cell for cell in cells if cell.total_said and cell.stands_said and cell.total_ms and cell.client_ms]
-    totals = [abs(cell.total_said.likely / cell.total_ms - 1) for cell in both if cell.total_said and cell.total_ms]
-    stands = [abs(cell.stands_said.likely / cell.client_ms - 1) for cell in both if cell.stands_said and cell.client_ms]
-    within = [cell.total_said.low <= cell.total_ms <= cell.total_said.high for cell in both if cell.total_said and cell.total_ms]
+    totals: list[float] = []
+    stands: list[float] = []
+    within: list[bool] = []
+    for cell in cells:
+        if cell.total_said and cell.stands_said and cell.total_ms and cell.client_ms:
+            totals.append(abs(cell.total_said.likely / cell.total_ms - 1))
+            stands.append(abs(cell.stands_said.likely / cell.client_ms - 1))
+            within.append(cell.total_said.low <= cell.total_ms <= cell.total_said.high)
     moved = [run for run in runs if run.moved]
     told = [true for true in map(told_true, moved) if true is not None]
     most = max(len(run.seen["windows"]) for run in runs)
