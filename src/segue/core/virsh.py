@@ -94,8 +94,14 @@ too, that would have converged in 14 without any."""
 
 
 def _throttles(call: Call) -> bool:
-    """The flag is set that alone makes libvirt take words about auto-converge."""
-    return call.spec.limits.auto_converge and not call.spec.libvirt.offline
+    """The flag is set that alone makes libvirt take words about auto-converge.
+
+    Not where Segue goes over to post-copy as soon as pre-copy stalls: QEMU would slow the guest meanwhile, for nothing.
+    """
+    spec = call.spec
+    asked = spec.libvirt.throttle_initial_percent or spec.libvirt.throttle_increment_percent
+    goes_over = spec.limits.postcopy and spec.policy is None and not asked
+    return spec.limits.auto_converge and not goes_over and not spec.libvirt.offline
 
 
 def _throttle_initial(call: Call) -> int | None:
@@ -225,7 +231,7 @@ ROWS: Final = (
         segue="--auto-converge / --no-auto-converge",
         constant="VIR_MIGRATE_AUTO_CONVERGE",
         value=_throttles,
-        note="on where virsh has it off",
+        note="on where virsh has it off; not where post-copy is allowed and Segue's own ladder is climbed",
     ),
     Row(
         virsh="--rdma-pin-all",

@@ -119,6 +119,10 @@ def test_the_throttle_is_what_was_asked_within_what_was_promised() -> None:
     promised = named(call(spec(policy=ladder, libvirt=own, limits=Limits(max_slowdown_percent=25))))
     assert (promised["PARAM_AUTO_CONVERGE_INITIAL"], promised["PARAM_AUTO_CONVERGE_INCREMENT"]) == (25, 1)
     assert "PARAM_AUTO_CONVERGE_INITIAL" not in named(call(spec(policy=ladder, limits=Limits(auto_converge=False))))
+    assert "AUTO_CONVERGE" in named(call(spec()))
+    assert "AUTO_CONVERGE" not in named(call(spec(limits=Limits(postcopy=True))))  # it goes over sooner
+    assert "AUTO_CONVERGE" in named(call(spec(limits=Limits(postcopy=True), libvirt=own)))
+    assert "AUTO_CONVERGE" in named(call(spec(limits=Limits(postcopy=True), policy=ladder)))
     for silent in (
         spec(limits=Limits(auto_converge=False)),
         spec(libvirt=LibvirtWishes(offline=True)),
