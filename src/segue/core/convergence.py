@@ -21,12 +21,13 @@ from typing import Final
 
 from segue import units
 from segue.core.forecast import (
+    HARDLY_RUNNING_PERCENT,
     MOST_THROTTLE,
-    SMALLEST_LIMIT_MS,
-    SPREAD_OF_SWITCHOVER_MS,
     Forecast,
     Means,
     right_limit,
+    slowed_limit,
+    slowed_ms,
 )
 from segue.core.model import JobStatus, Limits, OnMiss, Progress
 from segue.core.policy import OWN, Decision, Policy, Rung
@@ -83,10 +84,15 @@ class History:
         return max([self.left_bytes, *(left for _, left, _ in self.lately)])
 
     @property
-    def level_ms(self) -> int:
-        """How long that takes to be sent; 0 where no rate is known. One sample's rate is off by a quarter now and then."""
+    def level_bps(self) -> int:
+        """At which rate it is sent; 0 where none is known. One sample's is off by a quarter now and then."""
         rates = [bps for _, _, bps in self.lately if bps]
-        return needed_ms(self.level_bytes, round(statistics.median(rates))) if rates else 0
+        return round(statistics.median(rates)) if rates else 0
+
+    @property
+    def level_ms(self) -> int:
+        """How long that takes to be sent; 0 where no rate is known."""
+        return needed_ms(self.level_bytes, self.level_bps)
 
 
 def observe(history: History, sample: Progress, allowed_ms: int) -> History:
@@ -119,10 +125,15 @@ def observe(history: History, sample: Progress, allowed_ms: int) -> History:
 
 
 def stuck_bytes(history: History, sample: Progress, limits: Limits) -> int | None:
-    """What is left whenever an iteration begins, where iterations bring no progress: the fixed point, as it is seen."""
+    """What is left whenever an iteration begins, where iterations bring no progress: the fixed point, as it is seen.
+
+    Where post-copy is not the way out it is believed only when QEMU, too, counts as much dirtied as is sent: samples alone took a
+    guest for stuck that dirtied 0.88 of it, and converged in 14 s.
+    """
     enough = STALLED_FOR_POSTCOPY if limits.postcopy else STALLED_ITERATIONS
     stalled = history.stalled >= enough and sample.elapsed_ms - history.improved_ms >= STALLED_MS
-    return history.level_bytes if stalled else None
+    believed = limits.postcopy or not sample.dirty_bps or sample.dirty_bps >= history.level_bps * (1 - PROGRESS_MARGIN)
+    return history.level_bytes if stalled and believed else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,13 +214,8 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
             rungs.append(_whole_promise(limits))
             if limits.postcopy:
                 rungs.append(_stalls(STALLED_FOR_POSTCOPY, Decision.START_POSTCOPY))
-            elif throttles:
-                rungs.append(_stalls(STALLED_ITERATIONS, Decision.THROTTLE, throttle_percent=min(most, FIRST_THROTTLE)))
-                rungs.append(_whole_promise(limits))
-                rungs.append(_stalls(3 * STALLED_ITERATIONS, Decision.THROTTLE, throttle_percent=most))
-                rungs.append(_whole_promise(limits))
-            if limits.auto_converge and not limits.postcopy:
-                rungs += _hardly_running(limits)
+            elif limits.auto_converge:
+                rungs += _slowing(limits, most, steers_throttle=steers_throttle)
         case Means.THROTTLED:
             percent = expected.throttled.throttle_percent if expected is not None else most
             if throttles:
@@ -222,9 +228,11 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
         case Means.POSTCOPY:
             rungs.append(_stalls(STALLED_FOR_POSTCOPY, Decision.START_POSTCOPY))
         case None if way_out is Decision.EXTEND:
-            pass
-        case None if expected is not None and expected.precopy.hopeless:
+            rungs += _slowing(limits, most, steers_throttle=steers_throttle) if limits.auto_converge else []
+        case None if expected is not None and expected.hopeless:
             rungs.append(Rung(do=way_out, iteration=1 if way_out is Decision.GIVE_UP else 2))
+        case None if way_out is Decision.GIVE_UP and limits.auto_converge:
+            rungs.append(replace(_stalls(STALLED_ITERATIONS, way_out), after_ms=DECLINE_MS))
         case None if way_out is Decision.GIVE_UP:
             rungs.append(Rung(do=way_out, after_ms=DECLINE_MS))
         case None:
@@ -237,6 +245,15 @@ DECLINE_MS: Final = 8_000
 shows, and whoever waits hears within ten seconds what cannot be."""
 FIRST_THROTTLE: Final = 60
 """Without a forecast of how much is needed: QEMU's own 20 % is rarely enough, and each further step costs it seconds."""
+
+
+def _slowing(limits: Limits, most: int, *, steers_throttle: bool) -> list[Rung]:
+    """The guest is slowed as iterations stall; where nobody steers that, QEMU does."""
+    steps = (STALLED_ITERATIONS, min(most, FIRST_THROTTLE)), (3 * STALLED_ITERATIONS, most)
+    rungs = []
+    for stalled, percent in steps if steers_throttle else ():
+        rungs += [_stalls(stalled, Decision.THROTTLE, throttle_percent=percent), _whole_promise(limits)]
+    return rungs + _hardly_running(limits)
 
 
 def _whole_promise(limits: Limits) -> Rung:
@@ -253,7 +270,7 @@ def _hardly_running(limits: Limits) -> list[Rung]:
 
     And all of it, where it hardly runs at all: each further iteration costs its clients more than what is promised.
     """
-    least_ms = max(SMALLEST_LIMIT_MS, limits.max_downtime_ms - slowed_ms(HARDLY_RUNNING_PERCENT) - SPREAD_OF_SWITCHOVER_MS[1])
+    least_ms = slowed_limit(limits, HARDLY_RUNNING_PERCENT)
     if least_ms >= limits.max_downtime_ms:
         return []
     return [
@@ -262,8 +279,6 @@ def _hardly_running(limits: Limits) -> list[Rung]:
     ]
 
 
-HARDLY_RUNNING_PERCENT: Final = 75
-"""From here on clients wait for 60 ms and more. At 90 it is 180; to allow less again kept a guest there until QEMU took 99."""
 STANDING_PERCENT: Final = 95
 """QEMU's last step is 99: a guest of which each iteration left 190 ms stood and ran by turns of a second for two more of them."""
 
@@ -361,15 +376,6 @@ def _stall(rung: Rung, history: History, sample: Progress, climb: Climb) -> dict
         fits = history.level_ms > 0 and history.level_ms + slowed_ms(sample.throttle_percent) <= rung.downtime_ms
         met[f"what each leaves fits into {rung.downtime_ms} ms"] = fits
     return met
-
-
-def slowed_ms(percent: int) -> int:
-    """How much longer a client waits for a guest that is slowed by so much, at a switchover or at any time.
-
-    Auto-converge lets a CPU run for 10 ms and then sleep (softmmu/cpu-throttle.c, CPU_THROTTLE_TIMESLICE_NS): at 90 % for 90 ms.
-    An answer takes it two turns: clients of one that stood for 208 ms waited for 435.
-    """
-    return 2 * 10 * percent // (100 - percent) if percent < 100 else 0
 
 
 def _is_given(rung: Rung, climb: Climb) -> bool:

@@ -12,7 +12,6 @@ What may live here: pure arithmetic on measurements. Who measures them is a driv
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -36,8 +35,14 @@ FETCHED_BYTES: Final = 14_700_000
 are in the socket already. Both fit the medians of 14 cells over 300 Mbit/s and 1 Gbit/s, Segue's and virsh's (docs/bench): about
 745 and 455 ms; single runs were 345 to 1054."""
 MOST_THROTTLE: Final = 99
+THROTTLE_STEP: Final = 15
 WORTH_THROTTLE: Final = 90
 """Beyond that auto-converge does not win: the guest hardly runs, and QEMU gets there by steps of many seconds."""
+HARDLY_RUNNING_PERCENT: Final = 75
+"""From here on clients wait for 60 ms and more. At 90 it is 180; to allow less again kept guests there until QEMU took 99."""
+LOOK_S: Final = 1.0
+TRIGGER_SHARE: Final = 0.5
+"""QEMU's own: so often it looks whether a guest needs to be slowed, and by so much dirtied of what is sent it does."""
 SMALLEST_LIMIT_MS: Final = 2 * TICK_MS
 """With less than that QEMU may not find its moment: it looks every tick."""
 WORTH_TIME: Final = 1.02
@@ -95,6 +100,7 @@ class Forecast:
         choice: the way that Segue would take; ``None`` where none that is allowed keeps what was promised.
         reason: of the choice, one sentence.
         confidence_percent: how often what happens lies within the ranges.
+        hopeless: not even at the best does pre-copy keep what was promised, by a slow-down neither, where that is allowed.
     """
 
     seen: Seen
@@ -105,6 +111,7 @@ class Forecast:
     choice: Means | None
     reason: str
     confidence_percent: int
+    hopeless: bool
 
     @property
     def chosen(self) -> Prospect | None:
@@ -121,6 +128,23 @@ def switchover_ms(bps: float) -> tuple[float, float, float]:
     """What a client waits beside what is left to be sent: lowest, likely, highest."""
     low, likely, high = SPREAD_OF_SWITCHOVER_MS
     return low, likely + QUEUED_BYTES / bps * 1000, high
+
+
+def slowed_ms(percent: int) -> int:
+    """How much longer a client waits for a guest that is slowed by so much, at a switchover or at any time.
+
+    Auto-converge lets a CPU run for 10 ms and then sleep (softmmu/cpu-throttle.c, CPU_THROTTLE_TIMESLICE_NS): at 90 % for 90 ms.
+    An answer takes it two turns: clients of one that stood for 208 ms waited for 435.
+    """
+    return 2 * 10 * percent // (100 - percent) if percent < 100 else 0
+
+
+def slowed_limit(limits: Limits, percent: int) -> int:
+    """The downtime limit for a guest that is slowed by so much, in ms: its clients wait for its turn besides."""
+    if percent < HARDLY_RUNNING_PERCENT:
+        return limits.max_downtime_ms
+    room_ms = limits.max_downtime_ms - slowed_ms(HARDLY_RUNNING_PERCENT) - SPREAD_OF_SWITCHOVER_MS[1]
+    return min(limits.max_downtime_ms, max(SMALLEST_LIMIT_MS, room_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +198,7 @@ def forecast(seen: Seen, limits: Limits, now: UnderWay | None = None) -> Forecas
     if limits.bandwidth_bps is not None:
         path = Range.of(min(limits.bandwidth_bps, bps) for bps in (path.low, path.likely, path.high))
     low, likely, high = curves(seen.windows, memory.high)
+    likely, high = (replace(curve, needs_percent=seen.needs_percent) for curve in (likely, high))
     # From what is best for convergence to what is worst.
     measured = ((low, memory.low, path.high), (likely, memory.likely, path.likely), (high, memory.high, path.low))
     needed = Range.of(fixed_point(curve, touched, bps) / bps * 1000 for curve, touched, bps in measured)
@@ -197,6 +222,7 @@ def forecast(seen: Seen, limits: Limits, now: UnderWay | None = None) -> Forecas
         choice=choice,
         reason=reason,
         confidence_percent=_confidence(seen),
+        hopeless=precopy.hopeless and (throttled.hopeless or not limits.auto_converge),
     )
 
 
@@ -238,7 +264,8 @@ def _precopy(means: Means, courses: Courses, limits: Limits, own: Range, percent
     # What is left counts pages that nobody touched, too, and those are sent in no time.
     least = fixed_point(courses[0].curve.slowed(percent), courses[0].left, courses[0].bps) / courses[0].bps * 1000
     standing[0] = min(standing[0], least + SPREAD_OF_SWITCHOVER_MS[0])
-    downtime = Range.of(standing)
+    waits_ms = slowed_ms(percent)
+    downtime = Range.of((standing[0], standing[1] + waits_ms, standing[2] + waits_ms))
     sent = Range.of(one.sent + run.sent_bytes for one, run in zip(courses, runs, strict=True))
     return Prospect(
         means=means,
@@ -256,18 +283,37 @@ def _precopy(means: Means, courses: Courses, limits: Limits, own: Range, percent
 def _throttled(courses: Courses, limits: Limits, own: Range) -> Prospect:
     """With the least slow-down that lets it converge, if there is one that is worth it."""
     most = min(limits.max_slowdown_percent or MOST_THROTTLE, WORTH_THROTTLE)
-    steps = range(5, most + 1, 5)
-    least = bisect_left(steps, True, key=lambda percent: courses[1].play(limits.max_downtime_ms, percent).ended)
-    if least < len(steps):
-        return _precopy(Means.THROTTLED, courses, limits, own, percent=min(most, steps[least] + 5))
+    steps = [*range(THROTTLE_STEP, most, THROTTLE_STEP), most]
+    held = limits.max_slowdown_percent is not None
+    if held or _ends_before_more(courses[1], limits, most):
+        for percent in steps:
+            if courses[1].play(slowed_limit(limits, percent), percent).ended:
+                allowed = replace(limits, max_downtime_ms=slowed_limit(limits, percent))
+                return _precopy(Means.THROTTLED, courses, allowed, own, percent=percent)
+    needs = courses[1].curve.needs_percent
+    why = f", as it needs about {needs} % of a CPU for what it writes" if needs < most else ""
     return Prospect(
         means=Means.THROTTLED,
         converges=False,
         sure=True,
         throttle_percent=most,
-        broken=(f"slowing the guest by {most} % is not enough",),
-        hopeless=True,
+        broken=(f"slowing the guest by {most} % is not enough{why}",),
+        hopeless=held or not _ends_before_more(courses[0], limits, most),
     )
+
+
+def _ends_before_more(course: Course, limits: Limits, percent: int) -> bool:
+    """It converges with that slow-down before QEMU takes a larger one.
+
+    QEMU does at the second look that finds more than half as much dirtied as was sent; looks are at the ends of iterations, a
+    second apart at least (migration/ram.c, migration_trigger_throttle; throttle-trigger-threshold).
+    """
+    slowed = course.curve.slowed(percent)
+    if slowed.dirtied(LOOK_S) <= TRIGGER_SHARE * course.bps * LOOK_S:
+        return True
+    stuck = fixed_point(course.curve, course.curve.most_bytes, course.bps)
+    run = play(slowed, stuck, course.bps, slowed_limit(limits, percent), first=False)
+    return run.ended and run.sending_ms <= 2000 * max(LOOK_S, stuck / course.bps)
 
 
 def _postcopy(courses: Courses, limits: Limits, own: Range) -> Prospect:
@@ -321,12 +367,17 @@ def _choose(precopy: Prospect, throttled: Prospect, needed: Range, limits: Limit
         return Means.POSTCOPY, f"{why}; post-copy is allowed"
     if limits.auto_converge and throttled.keeps:
         return Means.THROTTLED, f"{why}; slowing the guest by {throttled.throttle_percent} % lets it"
+    if limits.auto_converge:
+        slowed = f"slowed by {throttled.throttle_percent} % it " if throttled.converges else ""
+        why += f", and {slowed}{throttled.broken[0]}"
     would = []
     if not precopy.converges and needed.high + TICK_MS <= units.MAX_DOWNTIME_MS:
         would.append(f"--max-downtime {needed.high + TICK_MS}ms")
     if throttled.converges and not limits.auto_converge:
         would.append("--auto-converge")
     would.append("--postcopy")
+    if limits.auto_converge and limits.max_slowdown_percent is None:
+        would.append(f"--on-miss extend, which slows it by up to {MOST_THROTTLE} %")
     return None, f"{why}; what would move it: {' or '.join(would)}"
 
 

@@ -23,6 +23,11 @@ GOODPUT: Final = 0.956
 RATES_KEPT: Final = 25
 RATES_NEEDED: Final = 4
 """So many of the newest samples tell what the path carries, and from so many on."""
+SLOWED_KEPT: Final = 15
+"""What an iteration leaves now was dirtied by a guest that was slowed as it was that many samples ago."""
+BUSY_PERCENT: Final = 75
+"""A guest that uses so much of a CPU writes as fast as it can; one that uses less is kept waiting by something else, and
+would have been seen to write more if it wrote faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +93,27 @@ def sampled(
     )
 
 
+def _needs(busy_percent: int) -> int:
+    """Of one CPU's time, what a guest that is so busy needs for what it writes.
+
+    All of it, where that may be all that one CPU does. Half of what another uses is taken to be for something else: one that was
+    busy for 26 % and wrote 160 MiB/s wrote as much with 90 % taken from it.
+    """
+    return 100 if busy_percent >= BUSY_PERCENT else busy_percent // 2
+
+
+def kept_pace(slowed_percent: int, needs_percent: int) -> float:
+    """The share of its pace that a guest keeps whose CPUs lose so much of their time: what it did not use is lost first.
+
+    A guest that wrote 160 MiB/s in an eighth of a CPU's time wrote as much when it was slowed by 75 %, and by 90 (docs/bench).
+
+    Args:
+        slowed_percent: what it loses.
+        needs_percent: what it needs for what it writes, of one CPU's time.
+    """
+    return min(1.0, (100 - slowed_percent) / max(1, needs_percent))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Touched:
     """How much of a guest's memory is in use, so that it has to be sent.
@@ -135,12 +161,19 @@ class Seen:
         windows: what was dirtied, by length of the window.
         path: what the link carries.
         own_ms: what a migration takes beside sending: both hosts are looked at, the destination is started, the end is proven.
+        needs_percent: what the guest is taken to need of one CPU's time for what it writes; all of it where nobody looked.
     """
 
     touched: Touched | None = None
     windows: tuple[Window, ...] = ()
     path: Path | None = None
     own_ms: Range = field(default_factory=lambda: Range(low=400, likely=1200, high=2500))
+    needs_percent: int = 100
+
+    def watched(self, window: Window) -> Seen:
+        """With one more window; the first tells what the guest needs."""
+        needs = self.needs_percent if self.windows or window.busy_percent is None else _needs(window.busy_percent)
+        return replace(self, windows=(*self.windows, window), needs_percent=needs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +200,7 @@ class Live:
     Attributes:
         began_ms: when memory began to flow, by its samples' clock; ``None`` before it did.
         rates: what its newest samples got, in bytes per second.
+        slowed: by how many percent the guest was slowed at each of the newest samples.
         iteration: the last one seen.
         first: what was dirtied while all memory was sent: a window of that length; ``None`` before it was.
         memory_bytes: what was sent in that iteration; 0 before it was.
@@ -174,6 +208,7 @@ class Live:
 
     began_ms: int | None = None
     rates: tuple[int, ...] = ()
+    slowed: tuple[int, ...] = ()
     iteration: int = 0
     first: Window | None = None
     memory_bytes: int = 0
@@ -183,19 +218,21 @@ class Live:
         if self.began_ms is None:
             return replace(self, began_ms=sample.elapsed_ms, iteration=sample.iteration)
         rates = (*self.rates, sample.throughput_bps)[-RATES_KEPT:] if sample.throughput_bps else self.rates
+        slowed = (*self.slowed, sample.throttle_percent)[-SLOWED_KEPT:]
         first, memory = self.first, self.memory_bytes
         ms = sample.elapsed_ms - self.began_ms
         if self.iteration == 1 < sample.iteration and sample.dirty_bps and ms > 0:
             dirtied = sample.dirty_bps * ms // 1000
             first, memory = Window(ms=ms, dirtied_bytes=dirtied, error_bytes=dirtied // 10), sample.sent_bytes
-        return replace(self, rates=rates, iteration=sample.iteration, first=first, memory_bytes=memory)
+        return replace(self, rates=rates, slowed=slowed, iteration=sample.iteration, first=first, memory_bytes=memory)
 
     def correct(self, seen: Seen, stuck_bytes: int | None = None) -> Seen:
         """What was measured before, with what is seen now in its place.
 
         Args:
             seen: what was measured.
-            stuck_bytes: where iterations bring no progress, what each of them leaves: so much is dirtied while so much is sent.
+            stuck_bytes: where iterations bring no progress, what each of them leaves: so much is dirtied while so much is sent,
+                and at its own pace a guest that is slowed would take less for that.
         """
         path, touched, windows = seen.path, seen.touched, seen.windows
         if len(self.rates) >= RATES_NEEDED:
@@ -207,6 +244,12 @@ class Live:
             of_bytes = touched.of_bytes if touched is not None else 0
             touched = Touched(bytes=Range(low=low, likely=self.memory_bytes, high=high), how="sent now", of_bytes=of_bytes)
         if stuck_bytes and path is not None and (ms := stuck_bytes * 1000 // path.bps.likely):
-            again = Window(ms=ms, dirtied_bytes=stuck_bytes, error_bytes=stuck_bytes // 20)
-            windows = (again, *(one for one in windows if one.ms > ms))
+            ms = max(1, round(ms * kept_pace(self.slowed[0] if self.slowed else 0, seen.needs_percent)))
+            again = Window(ms=ms, dirtied_bytes=stuck_bytes, error_bytes=stuck_bytes // 20, busy_percent=seen.needs_percent)
+            windows = (again, *(_no_less(one, stuck_bytes) for one in windows if one.ms > ms))
         return replace(seen, path=path, touched=touched, windows=windows)
+
+
+def _no_less(window: Window, bytes_: int) -> Window:
+    """A window of which it is known that so much was dirtied in it: what is not surely more is noise."""
+    return window if window.dirtied_bytes - window.error_bytes > bytes_ else replace(window, dirtied_bytes=bytes_)

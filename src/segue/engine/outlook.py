@@ -66,8 +66,7 @@ async def look(
         tell: is told what is being measured.
     """
     unmeasured: list[str] = []
-    touched: Touched | None = None
-    windows: list[Window] = []
+    seen = Seen()
     path = await asyncio.to_thread(path_of, store, record)
     if path is None:
         tell(f"trying what the way from {record.spec.source} to {record.spec.destination} carries")
@@ -78,17 +77,17 @@ async def look(
                 f"down, and it was not tried: {why}; give a link_speed in segue.toml, or --bandwidth"
             )
     try:
-        touched = await source.touched(record.spec.guest)
+        seen = replace(seen, touched=await source.touched(record.spec.guest))
     except SegueError as error:
         unmeasured.append(f"memory in use: {error.message}")
     try:
         for seconds in windows_s:
             tell(f"watching for {seconds} s how much memory {record.spec.guest} dirties")
-            windows.append(await source.dirtied(record.spec.guest, seconds=seconds))
+            seen = seen.watched(await source.dirtied(record.spec.guest, seconds=seconds))
     except SegueError as error:
         unmeasured.append(f"dirtied memory: {error.message}")
     own_ms = await asyncio.to_thread(own_of, store, record)
-    seen = Seen(touched=touched, windows=tuple(windows), path=path, own_ms=own_ms or Seen().own_ms)
+    seen = replace(seen, path=path, own_ms=own_ms or seen.own_ms)
     return Outlook(seen=seen, expected=forecast.forecast(seen, record.spec.limits), unmeasured=tuple(unmeasured))
 
 
@@ -143,13 +142,8 @@ class Foresight:
             await asyncio.gather(watching, return_exceptions=True)
 
     def _learn(self, *, path: Path | None = None, touched: Touched | None = None, window: Window | None = None) -> None:
-        seen = self._seen
-        self._seen = replace(
-            seen,
-            path=path or seen.path,
-            touched=touched or seen.touched,
-            windows=(*seen.windows, window) if window else seen.windows,
-        )
+        seen = self._seen if window is None else self._seen.watched(window)
+        self._seen = replace(seen, path=path or seen.path, touched=touched or seen.touched)
         self._fresh = True
 
     def take(self, sample: Progress, limits: Limits, stuck_bytes: int | None = None) -> Forecast | None:

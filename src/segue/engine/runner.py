@@ -25,7 +25,7 @@ from segue.core.causes import HALF, Explained, Scene
 from segue.core.convergence import Choice, Climb, History
 from segue.core.downtime import parts
 from segue.core.evidence import Evidence
-from segue.core.forecast import Forecast
+from segue.core.forecast import HARDLY_RUNNING_PERCENT, Forecast, slowed_ms
 from segue.core.model import DriverKind, JobStatus, MigrationSpec, Outcome, OutcomeKind, Owner, Progress
 from segue.core.ownership import Remedy, Verdict
 from segue.core.phases import Effect, Fact, State
@@ -122,7 +122,7 @@ class Runner:
         self._no_connection = ""
         self._heard = (-1, 0)
         self._waits_since_ms: int | None = None
-        self._slowed_percent = convergence.HARDLY_RUNNING_PERCENT
+        self._slowed_percent = HARDLY_RUNNING_PERCENT
         self._began = 0
         self._seen: tuple[Evidence, ...] = ()
         self._last_seen = ""
@@ -347,7 +347,7 @@ class Runner:
             self._tell(telling.DOES_NOT_BEGIN)
         if sample.throttle_percent > self._slowed_percent:
             self._slowed_percent = sample.throttle_percent
-            self._tell(telling.slowed(sample.throttle_percent, convergence.slowed_ms(sample.throttle_percent)))
+            self._tell(telling.slowed(sample.throttle_percent, slowed_ms(sample.throttle_percent)))
         if self._foresight is not None:
             stuck_bytes = convergence.stuck_bytes(self._history, sample, self._limits)
             if (expected := self._foresight.take(sample, self._limits, stuck_bytes)) is not None:

@@ -28,6 +28,7 @@ from segue.core.convergence import (
     percent_held,
     plan,
 )
+from segue.core.forecast import slowed_ms
 from segue.core.model import JobStatus, Limits, OnMiss, Progress
 from segue.core.policy import Decision, Policy, Rung
 from segue.units import GIB, MIB
@@ -266,7 +267,7 @@ def test_a_guest_that_hardly_runs_is_let_go_with_less_and_with_all_only_where_it
     assert [one.downtime_ms for one in done] == [200, 300]
     assert "slowed by 75 % or more" in done[0].reason
     assert "slowed by 95 % or more" in done[1].reason
-    assert convergence.slowed_ms(90) == 180
+    assert slowed_ms(90) == 180
 
 
 def test_what_iterations_leave_is_the_most_that_was_seen_of_them_lately():
@@ -280,6 +281,8 @@ def test_what_iterations_leave_is_the_most_that_was_seen_of_them_lately():
     for stalled, limits in ((STALLED_ITERATIONS, Limits()), (STALLED_FOR_POSTCOPY, Limits(postcopy=True))):
         seen = replace(history, stalled=stalled, improved_ms=3000)
         assert convergence.stuck_bytes(seen, look, limits) == round(12.6 * MIB)
+        dirties_less = replace(look, dirty_bps=round(seen.level_bps * 0.9))
+        assert (convergence.stuck_bytes(seen, dirties_less, limits) is None) is not limits.postcopy
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from segue.core.convergence import plan
 from segue.core.dirtying import Curve, curves, fixed_point
-from segue.core.forecast import Means, forecast, right_limit, sentence
+from segue.core.forecast import Means, forecast, right_limit, sentence, slowed_ms
 from segue.core.measured import Live, Range, Seen, Touched, UnderWay, Window, sampled
 from segue.core.measured import Path as Way
 from segue.core.model import JobStatus, Limits, OnMiss, Progress
@@ -226,6 +226,55 @@ def test_a_set_that_one_window_saw_whole_is_written_as_fast_as_the_guest_is_busy
     assert expected.precopy.converges is converges
 
 
+# What auto-converge takes is CPU time, and a guest that writes in a sixth of its own loses none of its pace by half of it.
+@pytest.mark.parametrize(
+    ("rate_mib", "set_mib", "busy_percent", "choice"),
+    [
+        (40, 48, 17, None),  # over 34 MiB/s; played: 90 % do not hold it, QEMU goes on to 99
+        (40, 48, 100, Means.THROTTLED),
+        (40, 48, 350, Means.THROTTLED),  # several CPUs, of which one may do all the writing
+        (60, 48, 74, Means.THROTTLED),
+        (2000, 16, 100, None),  # within a turn of 10 ms, and 90 % leave it one of 100
+    ],
+)
+def test_a_slow_down_helps_as_far_as_the_guest_is_busy(rate_mib, set_mib, busy_percent, choice):
+    windows = seen(working_set=set_mib * MIB, rate=rate_mib * MIB).windows
+    what = replace(seen(memory=166 * MIB, bps=MBIT_300), windows=())
+    for window in windows:
+        what = what.watched(replace(window, busy_percent=busy_percent))
+    expected = forecast(what, Limits())
+    assert expected is not None
+    assert expected.choice is choice
+    if choice is None:
+        assert "is not enough" in expected.reason
+        assert "--postcopy" in expected.reason
+        assert ("of a CPU for what it writes" in expected.reason) is (busy_percent < 75)
+        assert not expected.hopeless
+
+
+def test_clients_of_a_slowed_guest_wait_for_its_turn_besides():
+    expected = forecast(seen(working_set=200 * MIB, rate=150 * MIB), Limits())
+    assert expected is not None
+    assert expected.throttled.downtime_ms is not None
+    assert expected.throttled.downtime_ms.high >= 300 + slowed_ms(expected.throttled.throttle_percent)
+
+
+@pytest.mark.parametrize(("busy", "needs"), [((None, 30, 20), 100), ((30, 90), 15), ((74,), 37), ((75,), 100), ((250, 20), 100)])
+def test_the_first_window_tells_what_it_needs_of_a_cpu(busy, needs):
+    what = Seen()
+    for busy_percent in busy:
+        what = what.watched(Window(ms=1000, dirtied_bytes=0, busy_percent=busy_percent))
+    assert what.needs_percent == needs
+
+
+def test_what_stalls_while_the_guest_is_slowed_would_at_its_own_pace_sooner():
+    what = replace(seen(working_set=48 * MIB, rate=40 * MIB, bps=MBIT_300), needs_percent=20)
+    lives = [Live(slowed=(percent, 90)) for percent in (0, 60, 90)]  # it was slowed further a moment ago
+    at_its_pace, slowed, hardly = (live.correct(what, 24 * MIB).windows[0].ms for live in lives)
+    assert slowed == at_its_pace  # it loses what it did not use
+    assert hardly == pytest.approx(at_its_pace / 2, abs=1)
+
+
 # What a simulation of every page came to, of a set over a path (MiB, MiB/s), with that limit; ``None``: it never ended.
 @pytest.mark.parametrize(
     ("working_set", "rate", "bps", "limit_ms", "sent_in_s"),
@@ -280,7 +329,7 @@ def test_where_iterations_bring_no_progress_that_is_what_counts():
     assert before is not None
     assert now is not None
     assert before.choice is Means.PRECOPY
-    assert now.choice is Means.THROTTLED
+    assert now.choice is None  # dirtied whole within a turn of 10 ms that auto-converge leaves it
     assert now.needed_downtime_ms.likely == pytest.approx(375, rel=0.02)
 
 
@@ -337,8 +386,14 @@ DOUBTFUL = seen(working_set=200 * MIB, rate=130 * MIB)
         (HOPELESS, Limits(postcopy=True), [Decision.START_POSTCOPY]),
         (HOPELESS, Limits(), [Decision.GIVE_UP]),
         (DOUBTFUL, Limits(auto_converge=False), [Decision.GIVE_UP]),
+        (replace(DOUBTFUL, needs_percent=10), Limits(), [Decision.GIVE_UP]),
         (HOPELESS, Limits(on_miss=OnMiss.SUSPEND), [Decision.SUSPEND]),
-        (HOPELESS, Limits(on_miss=OnMiss.EXTEND), []),
+        (
+            HOPELESS,
+            Limits(on_miss=OnMiss.EXTEND),
+            [*[Decision.THROTTLE, Decision.ALLOW_DOWNTIME] * 2, *[Decision.ALLOW_DOWNTIME] * 2],
+        ),
+        (HOPELESS, Limits(on_miss=OnMiss.EXTEND, auto_converge=False), []),
         (seen(working_set=200 * MIB, rate=150 * MIB), Limits(), [Decision.THROTTLE] * 2 + [Decision.ALLOW_DOWNTIME] * 3),
     ],
 )
@@ -356,6 +411,12 @@ def test_a_doubtful_no_is_declined_within_ten_seconds_and_not_at_once():
     [rung] = plan(limits, expected).rungs
     assert rung.after_ms is not None
     assert 5_000 <= rung.after_ms < 10_000
+
+
+def test_where_a_slow_down_is_on_its_way_iterations_must_stall_too_before_it_is_declined():
+    [rung] = plan(Limits(), forecast(replace(DOUBTFUL, needs_percent=10), Limits())).rungs
+    assert rung.stalled
+    assert rung.after_ms
 
 
 @pytest.mark.parametrize(("needed_ms", "given_ms"), [(40, 100), (60, 124), (90, 248), (200, 248)])

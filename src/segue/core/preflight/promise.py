@@ -27,7 +27,7 @@ def find(facts: Facts) -> Iterator[Finding]:
     said = sentence(expected, facts.spec.limits)
     yield Finding(
         code="promise",
-        severity=Severity.BLOCKER if expected.precopy.hopeless else Severity.WARNING,
+        severity=Severity.BLOCKER if expected.hopeless else Severity.WARNING,
         sentence=f"{said[:1].upper()}{said[1:]}.",
         seen=tuple(Seen(host=facts.source.host, what=what) for what in (used, dirtied, carries) if what),
         fix="Allow more, by one of the options that the sentence names, or wait until the guest writes less.",
