@@ -131,6 +131,7 @@ CONTENDERS: Final = {
     for one in (
         Contender(name="segue", tool="segue", options=_PROMISE, what="Segue's own choice, post-copy not allowed"),
         Contender(name="segue-postcopy", tool="segue", options=(*_PROMISE, "--postcopy"), what="the same, post-copy allowed"),
+        Contender(name="segue-multifd", tool="segue", options=(*_PROMISE, "--connections", "4"), what="the same, 4 connections"),
         Contender(name="virsh", tool="virsh", what="virsh migrate --live"),
         Contender(name="virsh-ac", tool="virsh", options=("--auto-converge",), what="… --auto-converge"),
         Contender(

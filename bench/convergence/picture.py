@@ -9,7 +9,6 @@ import math
 from typing import Final
 from xml.sax.saxutils import escape
 
-from convergence.grid import CONTENDERS
 from convergence.report import CellResult, Judged, Row
 
 WIDTH: Final = 1000
@@ -34,6 +33,7 @@ STYLE: Final = """
   }
 """
 LETTERS: Final = {
+    "segue-multifd": "4",
     "virsh": "v",
     "virsh-ac": "a",
     "virsh-postcopy": "p",
@@ -87,7 +87,7 @@ def _legend() -> list[str]:
     marks = [
         ("segue", "●", "Segue"),
         ("segue-postcopy", "●", "Segue, post-copy allowed"),
-        *((("virsh" if name.startswith("virsh") else "peer"), letter, name) for name, letter in LETTERS.items()),
+        *((_look(name), letter, name) for name, letter in LETTERS.items()),
     ]
     parts, x, y = [], 20.0, 56.0
     for look, mark, words in marks:
@@ -113,8 +113,9 @@ def _row(result: CellResult, y: float) -> list[str]:
         parts += _mark(row, bound_s, y + _lane(row, lane))
     x = WIDTH - RIGHT + 22.0
     for row in never:
+        look = _look(row.contender)
         parts.append(
-            f'<text class="{_look(row)}" style="stroke:none;font-weight:700" x="{x:.1f}" y="{y + 4:.1f}">{_letter(row)}</text>'
+            f'<text class="{look}" style="stroke:none;font-weight:700" x="{x:.1f}" y="{y + 4:.1f}">{_letter(row)}</text>'
         )
         x += 12
     return parts
@@ -133,17 +134,18 @@ def _mark(row: Row, bound_s: float, y: float) -> list[str]:
         return []
     x, least, most = (_x(value / bound_s) for value in (row.seconds.median, row.seconds.least, row.seconds.most))
     told = f"{row.contender}: {row.seconds.median:.2f} s, {row.seconds.median / bound_s:.2f} times the bound"
-    spread = f'<line class="{_look(row)} spread" x1="{least:.1f}" y1="{y:.1f}" x2="{most:.1f}" y2="{y:.1f}"/>'
-    if not CONTENDERS[row.contender].is_peer:
-        return [spread, f'<circle class="{_look(row)}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{escape(told)}</title></circle>']
-    text = f'<text class="{_look(row)}" style="stroke:none;font-weight:700" x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">'
+    look = _look(row.contender)
+    spread = f'<line class="{look} spread" x1="{least:.1f}" y1="{y:.1f}" x2="{most:.1f}" y2="{y:.1f}"/>'
+    if row.contender not in LETTERS:
+        return [spread, f'<circle class="{look}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{escape(told)}</title></circle>']
+    text = f'<text class="{look}" style="stroke:none;font-weight:700" x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">'
     return [f"{text}{_letter(row)}<title>{escape(told)}</title></text>"]
 
 
-def _look(row: Row) -> str:
-    if not CONTENDERS[row.contender].is_peer:
-        return row.contender
-    return "virsh" if row.contender.startswith("virsh") else "peer"
+def _look(contender: str) -> str:
+    if contender == "segue-postcopy":
+        return contender
+    return next((tool for tool in ("segue", "virsh") if contender.startswith(tool)), "peer")
 
 
 def _letter(row: Row) -> str:
