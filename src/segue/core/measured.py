@@ -25,6 +25,9 @@ RATES_NEEDED: Final = 4
 """So many of the newest samples tell what the path carries, and from so many on."""
 SLOWED_KEPT: Final = 15
 """What an iteration leaves now was dirtied by a guest that was slowed as it was that many samples ago."""
+STUCK_SHARE: Final = 0.8
+"""What iterations leave again and again is taken to be dirtied in so much of the time in which it is sent: with all of it each
+would leave a hair less, and a forecast would say that it converges some day."""
 BUSY_PERCENT: Final = 75
 """A guest that uses so much of a CPU writes as fast as it can; one that uses less is kept waiting by something else, and
 would have been seen to write more if it wrote faster."""
@@ -244,7 +247,7 @@ class Live:
             of_bytes = touched.of_bytes if touched is not None else 0
             touched = Touched(bytes=Range(low=low, likely=self.memory_bytes, high=high), how="sent now", of_bytes=of_bytes)
         if stuck_bytes and path is not None and (ms := stuck_bytes * 1000 // path.bps.likely):
-            ms = max(1, round(ms * kept_pace(self.slowed[0] if self.slowed else 0, seen.needs_percent)))
+            ms = max(1, round(ms * STUCK_SHARE * kept_pace(self.slowed[0] if self.slowed else 0, seen.needs_percent)))
             again = Window(ms=ms, dirtied_bytes=stuck_bytes, error_bytes=stuck_bytes // 20, busy_percent=seen.needs_percent)
             windows = (again, *(_no_less(one, stuck_bytes) for one in windows if one.ms > ms))
         return replace(seen, path=path, touched=touched, windows=windows)

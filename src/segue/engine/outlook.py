@@ -118,6 +118,7 @@ class Foresight:
         self._seen = Seen()
         self._live = Live()
         self._fresh = False
+        self._stuck = False
         self._told: Forecast | None = None
         self._measuring: asyncio.Task[None] | None = None
 
@@ -161,10 +162,10 @@ class Foresight:
             return None
         before, self._live = self._live, self._live.then(sample)
         enough = len(before.rates) < RATES_NEEDED <= len(self._live.rates)
-        news = self._fresh or before.iteration != self._live.iteration or enough
+        news = self._fresh or before.iteration != self._live.iteration or enough or self._stuck is (stuck_bytes is None)
         if not news:
             return None
-        self._fresh = False
+        self._fresh, self._stuck = False, stuck_bytes is not None
         now = UnderWay(
             elapsed_ms=sample.elapsed_ms,
             sent_bytes=sample.sent_bytes,

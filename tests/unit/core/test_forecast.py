@@ -333,6 +333,18 @@ def test_where_iterations_bring_no_progress_that_is_what_counts():
     assert now.needed_downtime_ms.likely == pytest.approx(375, rel=0.02)
 
 
+@pytest.mark.parametrize("needs_percent", [13, 100])
+@pytest.mark.parametrize("left_mib", [86, 90, 97])
+def test_what_is_stuck_does_not_converge_some_day(needs_percent, left_mib):
+    """96 MiB written at 160 MiB/s over 114 MiB/s, and samples that come late."""
+    what = replace(seen(memory=198 * MIB, working_set=96 * MIB, rate=160 * MIB), needs_percent=needs_percent)
+    now = UnderWay(elapsed_ms=4200, sent_bytes=400 * MIB, left_bytes=left_mib * MIB, first=False)
+    for limits, choice in ((Limits(postcopy=True), Means.POSTCOPY), (Limits(auto_converge=False), None)):
+        expected = forecast(Live().correct(what, left_mib * MIB), limits, now)
+        assert expected is not None
+        assert expected.choice is choice
+
+
 def test_a_forecast_on_the_way_counts_what_is_behind():
     what, limits = seen(memory=GIB), Limits()
     before = forecast(what, limits)
