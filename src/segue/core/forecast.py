@@ -427,7 +427,7 @@ def sentence(expected: Forecast, limits: Limits) -> str:
     if chosen is None or chosen.total_ms is None or chosen.downtime_ms is None or chosen.sent_bytes is None:
         return expected.reason
     announced = ""
-    if chosen.downtime_ms.likely > limits.max_downtime_ms * 6 // 5:
+    if limits.is_longer(chosen.downtime_ms.likely):
         announced = f" (more than the {limits.max_downtime_ms} ms that were asked for)"
     return (
         f"{chosen.means}: {chosen.total_ms.shown(units.format_duration_ms)} in all, "

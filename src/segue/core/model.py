@@ -190,6 +190,10 @@ class Limits:
     max_bytes: int | None = None
     on_miss: OnMiss = OnMiss.ABORT
 
+    def is_longer(self, wait_ms: float) -> bool:
+        """Clients would wait for longer than was promised, by more than a fifth: that is announced."""
+        return wait_ms * 5 > self.max_downtime_ms * 6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrationSpec:

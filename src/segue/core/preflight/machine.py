@@ -206,15 +206,15 @@ def _first_look(facts: Facts, parts: Parts, _: Offer) -> Iterator[Finding]:
     When it begins all memory counts as dirty, and QEMU looks through all of it under its big lock: the guest runs on, and what it
     sends and gets waits. Page by page that is a quarter of a second a GiB. It is not QEMU's downtime, and no setting shortens it.
     """
-    total, promised_ms = parts.memory.total_bytes, facts.spec.limits.max_downtime_ms
+    total, limits = parts.memory.total_bytes, facts.spec.limits
     wait_ms = total * _PAGE_BY_PAGE_MS_PER_GIB // GIB
-    if parts.accelerator != "tcg" or not total % _TOGETHER_BYTES or wait_ms * 5 <= promised_ms * 6:
+    if parts.accelerator != "tcg" or not total % _TOGETHER_BYTES or not limits.is_longer(wait_ms):
         return
     yield Finding(
         code="first-look",
         severity=Severity.WARNING,
         sentence=f"Clients of {facts.guest.name} will wait for about {format_duration_ms(wait_ms)} when it begins to move, "
-        f"and {promised_ms} ms of standstill are promised: QEMU looks at its memory page by page.",
+        f"and {limits.max_downtime_ms} ms of standstill are promised: QEMU looks at its memory page by page.",
         seen=(Seen(host=facts.source.host, what=f"tcg, {total // KIB} KiB, no multiple of {_TOGETHER_BYTES // KIB} KiB"),),
         fix="Start it under KVM, or under QEMU 9.0 or newer with memory that is a multiple of that, or let it wait.",
     )
