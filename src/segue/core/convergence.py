@@ -39,6 +39,8 @@ PROGRESS_MARGIN: Final = 0.05
 STALLED_ITERATIONS: Final = 2
 STALLED_FOR_POSTCOPY: Final = 1
 """Where post-copy is allowed, going over a little early costs less than one more iteration that may bring nothing."""
+STALLED_AND_COUNTED: Final = 1
+"""Where QEMU's own count says the same, too."""
 # And that long. Just above what fits into the downtime V falls by less than the margin, in iterations of milliseconds, and QEMU
 # switches over a moment later (0.24 s for a guest that dirties at 3/4 of the wire's rate, with 300 ms allowed).
 STALLED_MS: Final = 1000
@@ -130,9 +132,8 @@ def stuck_bytes(history: History, sample: Progress, limits: Limits) -> int | Non
     Where post-copy is not the way out it is believed only when QEMU, too, counts as much dirtied as is sent: samples alone took a
     guest for stuck that dirtied 0.88 of it, and converged in 14 s.
     """
-    enough = STALLED_FOR_POSTCOPY if limits.postcopy else STALLED_ITERATIONS
-    stalled = history.stalled >= enough and sample.elapsed_ms - history.improved_ms >= STALLED_MS
-    believed = limits.postcopy or not sample.dirty_bps or sample.dirty_bps >= history.level_bps * (1 - PROGRESS_MARGIN)
+    believed = limits.postcopy or sample.dirty_bps >= history.level_bps * (1 - PROGRESS_MARGIN)
+    stalled = history.stalled >= STALLED_AND_COUNTED and sample.elapsed_ms - history.improved_ms >= STALLED_MS
     return history.level_bytes if stalled and believed else None
 
 
@@ -232,7 +233,7 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
         case None if expected is not None and expected.hopeless:
             rungs.append(Rung(do=way_out, iteration=1 if way_out is Decision.GIVE_UP else 2))
         case None if way_out is Decision.GIVE_UP and limits.auto_converge:
-            rungs.append(replace(_stalls(STALLED_ITERATIONS, way_out), after_ms=DECLINE_MS))
+            rungs.append(replace(_stalls(STALLED_AND_COUNTED, way_out), after_ms=DECLINE_MS))
         case None if way_out is Decision.GIVE_UP:
             rungs.append(Rung(do=way_out, after_ms=DECLINE_MS))
         case None:

@@ -17,7 +17,6 @@ from segue.core import convergence
 from segue.core.convergence import (
     MISSED_GRACE_MS,
     STALLED_FOR_POSTCOPY,
-    STALLED_ITERATIONS,
     STALLED_MS,
     Choice,
     Climb,
@@ -278,11 +277,11 @@ def test_what_iterations_leave_is_the_most_that_was_seen_of_them_lately():
         history = observe(history, look, 1)
     assert history.level_bytes == round(12.6 * MIB)  # 12.7 was seen more than a second ago
     assert convergence.stuck_bytes(replace(history, stalled=0), look, Limits()) is None
-    for stalled, limits in ((STALLED_ITERATIONS, Limits()), (STALLED_FOR_POSTCOPY, Limits(postcopy=True))):
-        seen = replace(history, stalled=stalled, improved_ms=3000)
-        assert convergence.stuck_bytes(seen, look, limits) == round(12.6 * MIB)
-        dirties_less = replace(look, dirty_bps=round(seen.level_bps * 0.9))
-        assert (convergence.stuck_bytes(seen, dirties_less, limits) is None) is not limits.postcopy
+    seen = replace(history, stalled=1, improved_ms=3000)
+    for limits in (Limits(), Limits(postcopy=True)):
+        as_much, less = (replace(look, dirty_bps=round(seen.level_bps * share)) for share in (0.96, 0.9))
+        assert convergence.stuck_bytes(seen, as_much, limits) == round(12.6 * MIB)
+        assert (convergence.stuck_bytes(seen, less, limits) is None) is not limits.postcopy
 
 
 @pytest.mark.parametrize(
