@@ -27,7 +27,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+import msgspec
 
 from convergence.play import spoken_ms
 from segue import units
@@ -90,7 +90,7 @@ class Run:
 
 def seen_of(run: Run) -> Seen:
     """What was measured; where nobody had seen the path yet, with the link's rate as segue.toml would say it."""
-    seen = TypeAdapter(Seen).validate_python(run.seen)
+    seen = msgspec.convert(run.seen, Seen)
     bps = round(units.parse_rate(run.link) * GOODPUT)
     path = Way(bps=Range(low=bps * 95 // 100, likely=bps, high=bps), how="the link")
     return seen if seen.path is not None else replace(seen, path=path)

@@ -12,8 +12,8 @@
     rungs = [{ stalled = 3, do = "allow-downtime", downtime = "500ms" }]
 
 Looked for in ``$SEGUE_CONFIG``, ``~/.config/segue/segue.toml``, ``/etc/segue/segue.toml``; the first that exists is used
-alone. What may live here: reading that file into frozen settings, and turning a name or a URI into addresses. pydantic
-judges the file and goes no further than this module.
+alone. What may live here: reading that file into frozen settings, and turning a name or a URI into addresses. msgspec
+judges what kinds of values it has.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final, TypeVar
 from urllib.parse import urlsplit
+
+import msgspec
 
 from segue.core.model import DriverKind, HostAddress
 from segue.core.policy import OWN, Decision, Policy, Rung
 from segue.errors import ConfigError, UsageError
 from segue.units import MAX_DOWNTIME_MS, parse_downtime_ms, parse_duration_ms, parse_percent, parse_ports, parse_rate
+
+T = TypeVar("T")
 
 _QMP_SCHEMES: Final = frozenset({"qmp", "qmp+ssh"})
 _QEMU_TRANSPORTS: Final = frozenset({"ssh", "tcp", "tls", "unix", "libssh", "libssh2", "ext"})  # libvirt, docs/uri.rst
@@ -135,82 +139,90 @@ def load(path: Path | None = None) -> Settings:
     return _settings(path, raw)
 
 
+class _HostTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    uris: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    migration_address: str = ""
+    migration_ports: str = ""
+    ssh_identity: str = ""
+    ssh_known_hosts: str = ""
+    link_speed: str = ""
+
+
+class _RungTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    do: Decision
+    after: str = ""
+    after_per_gib: str = ""
+    iteration: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    stalled: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    unchanged: str = ""
+    downtime: str = ""
+    times: Annotated[float, msgspec.Meta(gt=1)] | None = None
+    at_most: str = ""
+    throttle: str = ""
+    again: bool = False
+
+
+class _PolicyTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    why: str = ""
+    start_downtime: str = ""
+    auto_converge: bool | None = None
+    throttle_initial: str = ""
+    throttle_increment: str = ""
+    bandwidth: str = ""
+    least_gib: Annotated[int, msgspec.Meta(ge=0)] = 0
+    rungs: tuple[_RungTable, ...] = ()
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    hosts: dict[str, object] = {}
+    policies: dict[str, object] = {}
+
+
 def _settings(path: Path, raw: object) -> Settings:
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-    class HostTable(BaseModel):
-        model_config = ConfigDict(extra="forbid", frozen=True)
-        uris: list[str] = Field(min_length=1)
-        migration_address: str = ""
-        migration_ports: str = ""
-        ssh_identity: str = ""
-        ssh_known_hosts: str = ""
-        link_speed: str = ""
-
-    class RungTable(BaseModel):
-        model_config = ConfigDict(extra="forbid", frozen=True)
-        do: Decision
-        after: str = ""
-        after_per_gib: str = ""
-        iteration: int | None = Field(None, ge=1)
-        stalled: int | None = Field(None, ge=1)
-        unchanged: str = ""
-        downtime: str = ""
-        times: float | None = Field(None, gt=1)
-        at_most: str = ""
-        throttle: str = ""
-        again: bool = False
-
-    class PolicyTable(BaseModel):
-        model_config = ConfigDict(extra="forbid", frozen=True)
-        why: str = ""
-        start_downtime: str = ""
-        auto_converge: bool | None = None
-        throttle_initial: str = ""
-        throttle_increment: str = ""
-        bandwidth: str = ""
-        least_gib: int = Field(0, ge=0)
-        rungs: list[RungTable] = []
-
-    class File(BaseModel):
-        model_config = ConfigDict(extra="forbid", frozen=True)
-        hosts: dict[str, HostTable] = {}
-        policies: dict[str, PolicyTable] = {}
-
-    try:
-        file = File.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {where}: {first['msg']}.", hint="See docs/guide/hosts.md for what may stand there.") from None
+    file = _judged(path, "", raw, _File)
+    hosts = {name: _judged(path, f"hosts.{name}", table, _HostTable) for name, table in file.hosts.items()}
+    policies = {
+        name: _judged(path, f"policies.{name}", table, _PolicyTable, guide="convergence") for name, table in file.policies.items()
+    }
     return Settings(
         path=path,
-        hosts={name: tuple(_one_of_each(path, name, table.uris, table)) for name, table in file.hosts.items()},
-        policies={name: _policy(path, name, table.model_dump()) for name, table in file.policies.items()},
+        hosts={name: tuple(_one_of_each(path, name, table)) for name, table in hosts.items()},
+        policies={name: _policy(path, name, table) for name, table in policies.items()},
     )
 
 
-def _policy(path: Path, name: str, table: Mapping[str, Any]) -> Policy:
+def _judged(path: Path, where: str, raw: object, kind: type[T], *, guide: str = "hosts") -> T:
+    """A table as the kind that it must be; each is judged by itself, as msgspec does not say in which of several a mistake is."""
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        why, _, inner = str(error).partition(" - at `$")
+        place = (where + inner.rstrip("`")).removeprefix(".")
+        said = f"{path}: {place}: {why}." if place else f"{path}: {why}."
+        raise ConfigError(said, hint=f"See docs/guide/{guide}.md for what may stand there.") from None
+
+
+def _policy(path: Path, name: str, table: _PolicyTable) -> Policy:
     """A ladder as it is declared, judged."""
     where = f"{path}: policies.{name}"
     if name == OWN:
         raise ConfigError(f"{where}: that is the name of Segue's own.", hint="Choose another.")
     try:
         rungs = []
-        for number, rung in enumerate(table["rungs"], start=1):
+        for number, rung in enumerate(table.rungs, start=1):
             where = f"{path}: policies.{name}.rungs, the {number}."
             rungs.append(_rung(rung))
         where = f"{path}: policies.{name}"
         return Policy(
             name=name,
             rungs=tuple(rungs),
-            why=table["why"],
-            start_downtime_ms=_read(parse_downtime_ms, table["start_downtime"]),
-            auto_converge=table["auto_converge"],
-            throttle_initial=_read(parse_percent, table["throttle_initial"]),
-            throttle_increment=_read(parse_percent, table["throttle_increment"]),
-            bandwidth_bps=_read(parse_rate, table["bandwidth"]),
-            least_gib=table["least_gib"],
+            why=table.why,
+            start_downtime_ms=_read(parse_downtime_ms, table.start_downtime),
+            auto_converge=table.auto_converge,
+            throttle_initial=_read(parse_percent, table.throttle_initial),
+            throttle_increment=_read(parse_percent, table.throttle_increment),
+            bandwidth_bps=_read(parse_rate, table.bandwidth),
+            least_gib=table.least_gib,
         )
     except UsageError as error:
         raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
@@ -218,19 +230,19 @@ def _policy(path: Path, name: str, table: Mapping[str, Any]) -> Policy:
         raise ConfigError(f"{where}: {error}.", hint="See docs/guide/convergence.md for what may stand there.") from None
 
 
-def _rung(table: Mapping[str, Any]) -> Rung:
+def _rung(table: _RungTable) -> Rung:
     return Rung(
-        do=table["do"],
-        after_ms=_read(_seconds, table["after"]),
-        after_ms_per_gib=_read(_seconds, table["after_per_gib"]),
-        iteration=table["iteration"],
-        stalled=table["stalled"],
-        unchanged_ms=_read(_seconds, table["unchanged"]),
-        downtime_ms=_read(parse_downtime_ms, table["downtime"]),
-        times=table["times"],
-        at_most_ms=_read(parse_downtime_ms, table["at_most"]) or MAX_DOWNTIME_MS,
-        throttle_percent=_read(parse_percent, table["throttle"]),
-        again=table["again"],
+        do=table.do,
+        after_ms=_read(_seconds, table.after),
+        after_ms_per_gib=_read(_seconds, table.after_per_gib),
+        iteration=table.iteration,
+        stalled=table.stalled,
+        unchanged_ms=_read(_seconds, table.unchanged),
+        downtime_ms=_read(parse_downtime_ms, table.downtime),
+        times=table.times,
+        at_most_ms=_read(parse_downtime_ms, table.at_most) or MAX_DOWNTIME_MS,
+        throttle_percent=_read(parse_percent, table.throttle),
+        again=table.again,
     )
 
 
@@ -242,14 +254,14 @@ def _read(parse: Callable[[str], int], text: str) -> int | None:
     return parse(text) if text else None
 
 
-def _one_of_each(path: Path, name: str, uris: Iterable[str], common: object) -> Iterable[HostAddress]:
+def _one_of_each(path: Path, name: str, table: _HostTable) -> Iterable[HostAddress]:
     seen: set[DriverKind] = set()
     try:
-        ports = parse_ports(words) if (words := getattr(common, "migration_ports", "")) else None
-        link_bps = parse_rate(words) if (words := getattr(common, "link_speed", "")) else None
+        ports = parse_ports(table.migration_ports) if table.migration_ports else None
+        link_bps = _read(parse_rate, table.link_speed)
     except UsageError as error:
         raise ConfigError(f"{path}: hosts.{name}: {error.message}", hint=error.hint) from None
-    for uri in uris:
+    for uri in table.uris:
         try:
             driver = driver_of(uri)
         except UsageError as error:
@@ -261,9 +273,9 @@ def _one_of_each(path: Path, name: str, uris: Iterable[str], common: object) -> 
             name=name,
             uri=uri,
             driver=driver,
-            migration_address=getattr(common, "migration_address", ""),
+            migration_address=table.migration_address,
             migration_ports=ports,
             link_bps=link_bps,
-            ssh_identity=getattr(common, "ssh_identity", ""),
-            ssh_known_hosts=getattr(common, "ssh_known_hosts", ""),
+            ssh_identity=table.ssh_identity,
+            ssh_known_hosts=table.ssh_known_hosts,
         )

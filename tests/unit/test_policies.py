@@ -50,7 +50,8 @@ def test_no_policy_is_segues_own(tmp_path: Path):
         ("[policies.p]\nrungs = [{ do = 'give-up' }]", "policies.p.rungs, the 1.: a rung says what it waits for"),
         ("[policies.p]\nrungs = [{ do = 'continue', stalled = 1 }]", "a rung does something"),
         ("[policies.p]\nrungs = [{ do = 'allow-downtime', stalled = 1, downtime = '1 day' }]", "'1 day' is not a duration"),
-        ("[policies.p]\nrungs = [{ do = 'jump', stalled = 1 }]", "policies.p.rungs.0.do"),
+        ("[policies.p]\nrungs = [{ do = 'jump', stalled = 1 }]", "policies.p.rungs[0].do: Invalid enum value 'jump'"),
+        ("[policies.p]\nladder = 1", "policies.p: Object contains unknown field `ladder`"),
         ("[policies.p]\nthrottle_initial = '120%'", "'120%' is no share"),
     ],
 )

@@ -53,8 +53,10 @@ if TYPE_CHECKING:
     from segue.engine.preflight import Preflight
     from segue.engine.runner import Event
 
-_NEXT: Final = ("segue.engine.preflight", "segue.engine.leader", "segue.store.sql")
-"""What is needed once the hosts are reached, in this order. It is loaded while they are: mostly that is to wait."""
+_NEXT: Final = "segue.engine.preflight"
+"""What is needed once the hosts are reached; loaded while they are."""
+_LAST: Final = "segue.engine.leader"
+"""What is needed once both hosts were looked at; loaded while they are, as to look is mostly to wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,10 +289,9 @@ class Migration:
         """
         found, destination = await self._look(inventory)
         from segue.engine import preflight
-        from segue.engine.journal import wall_ms
-        from segue.engine.runner import Told
 
         opening = asyncio.create_task(asyncio.to_thread(self._open))
+        self._loading = asyncio.create_task(asyncio.to_thread(import_module, _LAST))
         try:
             there, seen = await self._preflight(inventory, found, destination)
             self.seen = seen
@@ -299,12 +300,15 @@ class Migration:
                 from segue.engine import probe
 
                 await asyncio.to_thread(probe.check, self.request.probe)
-            for warning in preflight.warnings(seen):
-                self._events.put_nowait(Told(text=warning))
         finally:
             await asyncio.wait({opening})
             self._store = None if opening.exception() else opening.result()
         opening.result()
+        from segue.engine.journal import wall_ms
+        from segue.engine.runner import Told
+
+        for warning in preflight.warnings(seen):
+            self._events.put_nowait(Told(text=warning))
         spec = replace(seen.facts.spec, mends=seen.mends)
         record = Record(spec=spec, source=found.address, destination=destination, created_at_ms=wall_ms())
         return found.hypervisor, there, record
@@ -418,7 +422,7 @@ class Migration:
         kinds = {address.driver for address in here}
         load((*there, *here))  # first, or it would compete with what is loaded while they answer
         ahead = [asyncio.create_task(inventory.connect(address)) for address in there if address.driver in kinds]
-        self._loading = asyncio.create_task(asyncio.to_thread(lambda: [import_module(name) for name in _NEXT]))
+        self._loading = asyncio.create_task(asyncio.to_thread(import_module, _NEXT))
         try:
             found = await inventory.find(request.guest, here)
         finally:

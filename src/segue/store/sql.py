@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache, singledispatchmethod
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import singledispatchmethod
+from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import TypeAdapter
+import msgspec
 
 from segue.core.model import HostAddress, MigrationSpec, Outcome, Progress
 from segue.core.phases import PHASES, State
@@ -265,15 +265,8 @@ class SqlStore:
         self._database.close()
 
 
-@cache
-def _reader(kind: type) -> TypeAdapter[Any]:
-    """Made when one of its kind is first read: not while a migration that begins waits for what it writes."""
-    return TypeAdapter(kind)
-
-
 def _read(kind: type[T], text: str) -> T:
-    read: T = _reader(kind).validate_json(text)  # type: ignore[arg-type]  # a type is hashable; mypy doubts it
-    return read
+    return msgspec.json.decode(text, type=kind)
 
 
 def _json(value: DataclassInstance) -> str:

@@ -35,7 +35,7 @@ def test_help_names_every_verb_and_loads_nothing_heavy(config: Path) -> None:
     shown = segue("--help", config=config)
     assert shown.returncode == 0
     assert set(VERBS) <= set(shown.stdout.split())
-    assert not {"libvirt", "asyncssh", "qemu", "lxml", "pydantic", "rich.live"} & _loaded_for("--help")
+    assert not {"libvirt", "asyncssh", "qemu", "lxml", "msgspec", "rich.live"} & _loaded_for("--help")
 
 
 def test_a_verb_loads_no_other_verb() -> None:
