@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,7 +102,7 @@ async def play(lab: Lab, cell: Cell, contender: Contender, number: int, *, cut_s
         loop_during_bps=loop[1],
         clean=report.clean,
         load=round(os.getloadavg()[0], 2),
-        announced_ms=announced_ms(words),
+        announced_ms=announced_ms(words, cell.workload.writes),
         **{"error": "" if end == "moved" else words.strip()[-300:] or f"exit status {status}", **told},
     )
 
@@ -180,12 +181,21 @@ def _segue(said: str) -> dict[str, Any]:
     }
 
 
-def announced_ms(words: str) -> int | None:
-    """The longest wait of a client that these words told: by the last forecast of the standstill, or besides."""
+def announced_ms(words: str, writes_mib: int = 0) -> int | None:
+    """The longest wait of a client that these words told: by the last forecast of the standstill, or besides.
+
+    Args:
+        words: what was printed.
+        writes_mib: what the guest goes through, where they tell a wait by that.
+    """
     standing = re.findall(r"forecast[^\n]* standing still for ([^(,]+)", words)[-1:]
-    waiting = re.findall(r"first-look: Clients of [^\n]* wait for about ([^\n]+?) when", words)
+    looked_at = re.findall(r"first-look: Clients of [^\n]* wait for about ([^\n]+?) when", words)
+    more = re.findall(r"first-look: [^\n]* and for about ([^\n]+?) more for each 16 MiB", words)
+    waiting = [
+        spoken_ms(begins) + spoken_ms(each) * writes_mib / 16 for begins, each in zip_longest(looked_at, more, fillvalue="")
+    ]
     slowed = re.findall(r"the guest is slowed by [^\n]* wait for up to ([^\n]+?) now and then", words)
-    return max((round(spoken_ms(told)) for told in (*standing, *waiting, *slowed)), default=None)
+    return max((round(told) for told in (*map(spoken_ms, (*standing, *slowed)), *waiting)), default=None)
 
 
 def spoken_ms(words: str) -> float:

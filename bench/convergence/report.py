@@ -33,7 +33,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One contender in one cell. Figures are of the runs in which the guest moved; ``None`` where none did, or nobody told."""
+    """One contender in one cell. Figures are of the runs in which the guest moved; ``None`` where none did, or nobody told.
+
+    Where none did, what a client saw and what was announced are of those that gave up: they must not surprise it either.
+    """
 
     contender: str
     runs: int
@@ -102,6 +105,7 @@ def judge(runs: Sequence[Run], wanted: Mapping[str, Cell], *, cut_s: float) -> J
 
 def _row(contender: str, runs: Sequence[Run], bound_s: float | None) -> Row:
     moved = [run for run in runs if run.end == "moved"]
+    with_clients = moved or [run for run in runs if run.end == "gave up"]
     seconds = _spread([run.seconds for run in moved])
     slowed = [
         100 * (1 - run.loop_during_bps / run.loop_before_bps)
@@ -117,9 +121,9 @@ def _row(contender: str, runs: Sequence[Run], bound_s: float | None) -> Row:
         sent_bytes=_median([run.sent_bytes for run in moved]),
         hypervisor_ms=_median([run.hypervisor_ms for run in moved]),
         guest_ms=_median([run.guest_ms for run in moved]),
-        client_ms=_spread([float(run.client_ms) for run in moved]),
+        client_ms=_spread([float(run.client_ms) for run in with_clients]),
         slowed_percent=_median(slowed),
-        announced_ms=_median([run.announced_ms for run in moved]),
+        announced_ms=_median([run.announced_ms for run in with_clients]),
         declined_s=_median([run.seconds for run in runs if run.end == "gave up"]),
         unclean=sum(not run.clean for run in runs),
     )

@@ -245,6 +245,8 @@ async def says_what_a_guest_uses_and_dirties(bench: Bench) -> None:
         window = await source.dirtied(bench.guest, seconds=1)
         assert window.ms == 1000
         assert 0 <= window.dirtied_bytes <= (guest.memory_bytes or 0)
+        busy = (await source.standing(bench.guest)).busy_percent
+        assert busy is None if bench.addresses[0].driver is DriverKind.SIMULATED else busy is not None and 0 <= busy < 200
         for ask in (source.touched, lambda name: source.dirtied(name, seconds=1)):
             with pytest.raises(HypervisorError):
                 await ask("no-such-guest")

@@ -22,7 +22,7 @@ TAKES = {
     "block-passthrough": "a SCSI disk of the host's",
     **dict.fromkeys(("vsock", "bridge-vlan"), "a module of the kernel (vhost_vsock, 8021q)"),
     "tsc": "KVM",
-    "first-look": "an emulated guest of 1.5 GiB or more: bench converge has one, *idle-4g*",
+    "first-look": "an emulated guest of 1.5 GiB or more, or a busy one: bench converge has both, *idle-4g* and *set-32*",
     **dict.fromkeys(("cpu-pinning", "numa", "clock"), "two machines: a lab's hosts have one kernel"),
     "disk-cache": "a QEMU older than 4.0",
     "capabilities": "a QEMU that lacks what was asked for; those of Debian 12 and 13 have all of it",

@@ -90,9 +90,12 @@ def test_what_the_last_forecast_announced_is_read_from_what_was_told() -> None:
     )
     assert announced_ms(words) == 1070
     assert announced_ms("no such words") is None
-    warned = "segue: first-look: Clients of mover will wait for about 1.02 s when it begins to move, and 300 ms are promised\n"
+    begins = "segue: first-look: Clients of mover will wait for about {} when it begins to move"
+    warned = begins.format("1.02 s") + "; 300 ms of standstill are promised.\n"
     assert announced_ms(warned) == 1020
     assert announced_ms(warned + words) == 1070
+    busy = begins.format("55 ms") + ", and for about 196 ms more for each 16 MiB that it keeps writing to"
+    assert (announced_ms(busy), announced_ms(busy, 32)) == (55, 447)
     slowed = "segue: the guest is slowed by 99 %: its clients may wait for up to 1.98 s now and then\n"
     assert announced_ms(slowed + words) == 1980
 

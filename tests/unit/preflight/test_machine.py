@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from segue.core.model import GuestState
 from segue.core.preflight import judge
-from segue.core.preflight.facts import Facts, HostMemory, Offer, Parts, Unseen
+from segue.core.preflight.facts import Facts, HostMemory, Offer, Parts, Standing, Unseen
 from segue.core.preflight.findings import Severity
 from tests.unit.preflight.facts import CLEAN, OFFER, PARTS, said
 
@@ -35,6 +36,11 @@ def emulated(*version: int, total_bytes: int = GIB) -> Facts:
     """Under QEMU's own emulation, with so much memory."""
     parts = replace(PARTS, accelerator="tcg", qemu=version, memory=replace(PARTS.memory, total_bytes=total_bytes))
     return replace(CLEAN, parts=parts, offer=replace(OFFER, qemu=(10, 0, 0)))
+
+
+def busy(percent: int, facts: Facts) -> Facts:
+    """The same, of a guest that uses so much of one CPU's time."""
+    return replace(facts, standing=Standing(state=GuestState.RUNNING, busy_percent=percent))
 
 
 def promising(downtime_ms: int, facts: Facts) -> Facts:
@@ -70,6 +76,10 @@ ALIKE = replace(OFFER, host_cpu="Intel Skylake microcode 7")
         (emulated(7, 2, total_bytes=3 * GIB // 2 - (8 << 10)), [("first-look", W)]),
         (emulated(10, 0, total_bytes=3 * GIB // 2 - (8 << 10)), [("first-look", W)]),
         (promising(400, emulated(10, 0, total_bytes=3 * GIB // 2 - (8 << 10))), []),
+        (busy(100, emulated(10, 0, total_bytes=GIB // 4 - (8 << 10))), [("first-look", W)]),
+        (busy(40, emulated(10, 0, total_bytes=GIB // 4 - (8 << 10))), []),
+        (busy(100, emulated(10, 0, total_bytes=GIB // 16 - (8 << 10))), []),
+        (busy(100, emulated(10, 0)), []),
         (replace(CLEAN, parts=cpu(pinned=frozenset({1, 9}))), [("cpu-pinning", B)]),
         (offering(memory=HostMemory(available_bytes=GIB // 2)), [("memory", B)]),
         (offering(memory=HostMemory(available_bytes=GIB // 2, swap_bytes=GIB)), [("memory", W)]),
@@ -86,6 +96,11 @@ ALIKE = replace(OFFER, host_cpu="Intel Skylake microcode 7")
 )
 def test_what_is_found(facts: Facts, found: list[tuple[str, Severity]]) -> None:
     assert said(facts) == found
+
+
+def test_a_busy_guest_is_told_what_its_clients_wait_for_by_what_it_writes() -> None:
+    [one] = judge(busy(100, emulated(10, 0, total_bytes=(224 << 20) + (8 << 10))))
+    assert "wait for about 55 ms when it begins to move, and for about 196 ms more for each 16 MiB" in one.sentence
 
 
 def test_missing_features_are_named_with_a_cpu_that_both_can_give() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from segue.core.connectivity import Pair, Reply
 from segue.core.evidence import Evidence
@@ -52,6 +53,10 @@ class Objection:
     code: str = "asked"
 
 
+BUSY_S: Final = 0.1
+"""How long it is watched for that: as long as the rest of a check takes, so that nobody waits for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How the guest stands on the source, as its hypervisor tells.
@@ -64,6 +69,8 @@ class Standing:
         managed_save: a saved state of it is kept, which a later start would resume.
         autostart: it starts with its host.
         io_errors: the disks at whose errors it was stopped, or that show errors.
+        busy_percent: what it used of one CPU's time while it was looked at, `BUSY_S` long, or would have used, had others not had
+            it; ``None``: nobody saw that.
     """
 
     state: GuestState
@@ -74,6 +81,7 @@ class Standing:
     managed_save: bool = False
     autostart: bool = False
     io_errors: tuple[str, ...] = ()
+    busy_percent: int | None = None
 
 
 class Kind(StrEnum):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from segue.core.measured import Touched, Window, sampled
 from segue.core.mends import Mend, Mended
 from segue.core.model import DriverKind, Guest, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor
-from segue.core.preflight.facts import Objection, Offer, Parts, Standing
+from segue.core.preflight.facts import BUSY_S, Objection, Offer, Parts, Standing
 from segue.core.preflight.findings import Seen
 from segue.drivers.libvirt import definitions, fold, hosting, measure, mending, runtime, standing
 from segue.errors import AnswerNotSeen, HostUnreachable, HypervisorError, SegueError
@@ -127,7 +128,17 @@ class LibvirtHypervisor:
             domain = connection.lookupByName(guest)
             return standing.look(domain, self._guest(domain).state)
 
-        return await self.ask(look)
+        def wanted(connection: libvirt.virConnect) -> tuple[int, int]:
+            return measure.wanted_ns(connection, connection.lookupByName(guest)), time.monotonic_ns()
+
+        async def busy_percent() -> int:
+            before, began = await self.ask(wanted)
+            await asyncio.sleep(BUSY_S)
+            after, ended = await self.ask(wanted)
+            return (after - before) * 100 // (ended - began)
+
+        found, busy = await asyncio.gather(self.ask(look), busy_percent())
+        return replace(found, busy_percent=busy)
 
     async def objections(self, spec: MigrationSpec, destination: Hypervisor) -> tuple[Objection, ...]:
         """What a daemon, or the libvirt that Segue itself uses, is too old for; what would change the guest's machine."""

@@ -17,6 +17,7 @@ from segue.core.measured import Range, Touched
 
 SAMPLES_PER_GIB: Final = 512
 """QEMU's default (migration/dirtyrate.h, DIRTYRATE_DEFAULT_SAMPLE_PAGES); libvirt has no word for another."""
+_NOWAIT: Final = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 LOOK_S: Final = 0.1
 GRACE_S: Final = 5.0
 """After the window, for the pages to be hashed again."""
@@ -56,6 +57,12 @@ def start(domain: libvirt.virDomain, seconds: int) -> None:
 def cpu_ns(domain: libvirt.virDomain) -> int:
     """What its QEMU has used of CPU time. Blocks."""
     return int(domain.info()[4])
+
+
+def wanted_ns(connection: libvirt.virConnect, domain: libvirt.virDomain) -> int:
+    """What its CPUs have used of CPU time, and waited for, where others had it. Blocks; not for a job that is under way."""
+    ((_, stats),) = connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_VCPU, _NOWAIT) or ((domain, {}),)
+    return sum(value for name, value in stats.items() if name.endswith((".time", ".delay")) and isinstance(value, int))
 
 
 def measured(connection: libvirt.virConnect, domain: libvirt.virDomain) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from segue.core import argv, twin
@@ -13,7 +14,7 @@ from segue.core.measured import Touched, Window
 from segue.core.mends import Mend, Mended
 from segue.core.model import DriverKind, Guest, GuestProcess, GuestState, HostAddress, HostFacts, MigrationSpec
 from segue.core.ports import Hypervisor
-from segue.core.preflight.facts import Objection, Offer, Parts, Standing
+from segue.core.preflight.facts import BUSY_S, Objection, Offer, Parts, Standing
 from segue.drivers.qemu import fold, hosting, launch, measure, mending, processes, standing
 from segue.drivers.qemu import twin as twins
 from segue.drivers.qemu.processes import Process
@@ -129,7 +130,11 @@ class QemuHypervisor:
         """What a QEMU is doing, and what its disks hold besides."""
         process = await self.lately(guest)
         async with self.sessions.use(process) as session:
-            return await standing.look(session, arrived_here=process.line.has("incoming"))
+            found, busy_percent = await asyncio.gather(
+                standing.look(session, arrived_here=process.line.has("incoming")),
+                measure.wanted_percent(self.shell, process, seconds=BUSY_S),
+            )
+        return replace(found, busy_percent=busy_percent)
 
     async def parts(self, guest: str) -> Parts:
         """What a running QEMU is made of, by its command line and its own answers."""

@@ -100,6 +100,31 @@ async def dirtied(session: Session, shell: HostShell, process: Process, *, secon
     )
 
 
+async def wanted_percent(shell: HostShell, process: Process, *, seconds: float) -> int | None:
+    """What QEMU's busiest thread, a CPU of the guest if it is busy, uses of one CPU's time, or waits for where others have it.
+
+    Returns:
+        ``None`` where that cannot be read.
+    """
+    before = await _wanted(shell, process)
+    await asyncio.sleep(seconds)
+    after = await _wanted(shell, process)
+    if before is None or after is None or after[1] <= before[1]:
+        return None
+    most_ns = max(wanted - before[0].get(thread, wanted) for thread, wanted in after[0].items())
+    return round(most_ns / 1e7 / (after[1] - before[1]))
+
+
+async def _wanted(shell: HostShell, process: Process) -> tuple[dict[str, int], float] | None:
+    """That time of each thread in nanoseconds (proc(5), schedstat), and its host's uptime in seconds."""
+    files = f"cat /proc/uptime; grep -H . /proc/{process.pid}/task/[0-9]*/schedstat"
+    told = await shell.run(["sh", "-c", files], deadline_s=SMAPS_DEADLINE_S)
+    uptime, *lines = os.fsdecode(told.stdout).splitlines() or [""]
+    threads = {file: figures.split() for file, _, figures in (line.partition(":") for line in lines)}
+    wanted = {file: int(figures[0]) + int(figures[1]) for file, figures in threads.items()}
+    return (wanted, float(uptime.split()[0])) if wanted else None
+
+
 async def _cpu_time(shell: HostShell, process: Process) -> int | None:
     """What QEMU's threads have used up to now, in ticks; ``None`` where that cannot be read."""
     stat = await shell.run(["cat", f"/proc/{process.pid}/stat"], deadline_s=SMAPS_DEADLINE_S)
