@@ -37,10 +37,9 @@ PROGRESS_MARGIN: Final = 0.05
 # Iterations without progress before it is called a stall. The first iteration sends all memory and proves nothing; two more
 # show a trend. (oVirt acts at stall counts 1 to 6, Ganeti starts post-copy after the second dirty sync.)
 STALLED_ITERATIONS: Final = 2
-STALLED_FOR_POSTCOPY: Final = 1
-"""Where post-copy is allowed, going over a little early costs less than one more iteration that may bring nothing."""
-STALLED_AND_COUNTED: Final = 1
-"""Where QEMU's own count says the same, too."""
+ONE_STALL: Final = 1
+"""Where QEMU's own count says the same, too; and where post-copy is allowed, as going over a little early costs less than one
+more iteration that may bring nothing."""
 # And that long. Just above what fits into the downtime V falls by less than the margin, in iterations of milliseconds, and QEMU
 # switches over a moment later (0.24 s for a guest that dirties at 3/4 of the wire's rate, with 300 ms allowed).
 STALLED_MS: Final = 1000
@@ -133,7 +132,7 @@ def stuck_bytes(history: History, sample: Progress, limits: Limits) -> int | Non
     guest for stuck that dirtied 0.88 of it, and converged in 14 s.
     """
     believed = limits.postcopy or sample.dirty_bps >= history.level_bps * (1 - PROGRESS_MARGIN)
-    stalled = history.stalled >= STALLED_AND_COUNTED and sample.elapsed_ms - history.improved_ms >= STALLED_MS
+    stalled = history.stalled >= ONE_STALL and sample.elapsed_ms - history.improved_ms >= STALLED_MS
     return history.level_bytes if stalled and believed else None
 
 
@@ -159,7 +158,8 @@ class Climb:
 
     Attributes:
         rung: the next one.
-        downtime_ms: what a rung has allowed; 0: what it began with.
+        downtime_ms: what a rung has allowed; 0: none has.
+        begun_ms: what was allowed from the start; 0: what was promised.
         acted_ms: when the last rung acted.
         acted_stalled: how many iterations had stalled then.
         missed_ms: when a promise was found not to be kept; ``None`` while all are.
@@ -167,6 +167,7 @@ class Climb:
 
     rung: int = 0
     downtime_ms: int = 0
+    begun_ms: int = 0
     acted_ms: int = 0
     acted_stalled: int = 0
     missed_ms: int | None = None
@@ -174,7 +175,7 @@ class Climb:
 
 def allowed_ms(limits: Limits, climb: Climb) -> int:
     """The downtime that is allowed now."""
-    return climb.downtime_ms or limits.max_downtime_ms
+    return climb.downtime_ms or climb.begun_ms or limits.max_downtime_ms
 
 
 MISSED_GRACE_MS: Final = 60_000
@@ -206,7 +207,6 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
         return Policy(name=OWN, rungs=(Rung(do=Decision.START_POSTCOPY, iteration=2),), why="post-copy is preferred")
     way_out = Decision.START_POSTCOPY if limits.postcopy else _MEANS[limits.on_miss]
     most = min(limits.max_slowdown_percent or MOST_THROTTLE, MOST_THROTTLE)
-    throttles = limits.auto_converge and steers_throttle
     rungs: list[Rung] = []
     match expected.choice if expected is not None else Means.PRECOPY:
         case Means.PRECOPY:
@@ -214,12 +214,12 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
                 rungs.append(Rung(do=Decision.ALLOW_DOWNTIME, iteration=1, downtime_ms=limit_ms))
             rungs.append(_whole_promise(limits))
             if limits.postcopy:
-                rungs.append(_stalls(STALLED_FOR_POSTCOPY, Decision.START_POSTCOPY))
+                rungs.append(_stalls(ONE_STALL, Decision.START_POSTCOPY))
             elif limits.auto_converge:
                 rungs += _slowing(limits, most, steers_throttle=steers_throttle)
         case Means.THROTTLED:
             percent = expected.throttled.throttle_percent if expected is not None else most
-            if throttles:
+            if limits.auto_converge and steers_throttle:
                 rungs.append(Rung(do=Decision.THROTTLE, iteration=1, throttle_percent=percent))
                 rungs.append(_stalls(3 * STALLED_ITERATIONS, Decision.THROTTLE, throttle_percent=most))
             rungs.append(_whole_promise(limits))
@@ -227,15 +227,17 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
         case Means.POSTCOPY if expected is not None and expected.precopy.hopeless:
             rungs.append(Rung(do=Decision.START_POSTCOPY, iteration=2))
         case Means.POSTCOPY:
-            rungs.append(_stalls(STALLED_FOR_POSTCOPY, Decision.START_POSTCOPY))
+            rungs.append(_stalls(ONE_STALL, Decision.START_POSTCOPY))
         case None if way_out is Decision.EXTEND:
+            rungs.append(_whole_promise(limits))
             rungs += _slowing(limits, most, steers_throttle=steers_throttle) if limits.auto_converge else []
         case None if expected is not None and expected.hopeless:
             rungs.append(Rung(do=way_out, iteration=1 if way_out is Decision.GIVE_UP else 2))
-        case None if way_out is Decision.GIVE_UP and limits.auto_converge:
-            rungs.append(replace(_stalls(STALLED_AND_COUNTED, way_out), after_ms=DECLINE_MS))
         case None if way_out is Decision.GIVE_UP:
-            rungs.append(Rung(do=way_out, after_ms=DECLINE_MS))
+            declines = Rung(do=way_out, after_ms=DECLINE_MS)
+            if limits.auto_converge:
+                declines = replace(declines, stalled=ONE_STALL, unchanged_ms=STALLED_MS)
+            rungs += [_whole_promise(limits), declines]
         case None:
             rungs.append(_stalls(STALLED_ITERATIONS, way_out))
     return Policy(name=OWN, rungs=tuple(rungs), why=expected.reason if expected is not None else "")
@@ -263,7 +265,7 @@ def _whole_promise(limits: Limits) -> Rung:
     Not before: what does not fit goes over all the same when QEMU takes a moment's luck for what the path carries, and stands for
     longer (375 ms of sending were let go at 300, and a client waited for 472).
     """
-    return replace(_stalls(1, Decision.ALLOW_DOWNTIME, downtime_ms=limits.max_downtime_ms), fits=True)
+    return replace(_stalls(ONE_STALL, Decision.ALLOW_DOWNTIME, downtime_ms=limits.max_downtime_ms), fits=True)
 
 
 def _hardly_running(limits: Limits) -> list[Rung]:
@@ -383,7 +385,8 @@ def _is_given(rung: Rung, climb: Climb) -> bool:
     """A ladder that is made anew on the way begins with what an earlier one has allowed already, or with less."""
     if rung.slowed_percent is not None:  # which takes back what was allowed
         return climb.downtime_ms == rung.downtime_ms
-    return rung.downtime_ms is not None and rung.downtime_ms <= climb.downtime_ms * (1 + PROGRESS_MARGIN)
+    had_ms = climb.downtime_ms or (climb.begun_ms if rung.fits else 0)
+    return rung.downtime_ms is not None and rung.downtime_ms <= had_ms * (1 + PROGRESS_MARGIN)
 
 
 def _act(rung: Rung, history: History, sample: Progress, limits: Limits, policy: Policy, climb: Climb) -> tuple[Choice, Climb]:

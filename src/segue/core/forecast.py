@@ -19,7 +19,7 @@ from typing import Final
 
 from segue import units
 from segue.core.dirtying import TICK_MS, Curve, curves, fixed_point
-from segue.core.measured import Range, Seen, UnderWay
+from segue.core.measured import GOODPUT, Range, Seen, UnderWay
 from segue.core.model import Limits
 from segue.core.precopy import Run, play
 
@@ -390,8 +390,21 @@ def _confidence(seen: Seen) -> int:
     return 90 if len(seen.windows) == 1 else 95
 
 
-def right_limit(expected: Forecast, limits: Limits) -> int:
+FAST_BPS: Final = round(125_000_000 * GOODPUT)
+"""A gigabit: what a switchover takes besides is hardly less over anything faster."""
+
+
+def first_limit(limits: Limits, bps: float = FAST_BPS) -> int:
     """The downtime limit to begin with, in ms: what was promised, less what a switchover takes beside sending the rest.
+
+    All of it where hardly anything would be left.
+    """
+    room_ms = limits.max_downtime_ms - round(switchover_ms(bps)[1])
+    return room_ms if room_ms >= SMALLEST_LIMIT_MS else limits.max_downtime_ms
+
+
+def right_limit(expected: Forecast, limits: Limits) -> int:
+    """The downtime limit for a guest and a path that are known, in ms: `first_limit`, or less.
 
     Where a smaller one converges all the same, by a margin and in hardly more time, the guest is given that: QEMU uses what it is
     allowed. Where it may not converge with less than was promised, it is tried with less, and the rest is given when an iteration
@@ -400,9 +413,9 @@ def right_limit(expected: Forecast, limits: Limits) -> int:
     seen = expected.seen
     if seen.touched is None or seen.path is None or not expected.precopy.converges:
         return limits.max_downtime_ms
-    most = limits.max_downtime_ms - round(switchover_ms(seen.path.bps.likely)[1])
-    if most < SMALLEST_LIMIT_MS:
-        return limits.max_downtime_ms
+    most = first_limit(limits, seen.path.bps.likely)
+    if most == limits.max_downtime_ms:
+        return most
     _, likely, high = curves(seen.windows, seen.touched.bytes.high)
     worst = Course(high, seen.touched.bytes.high, seen.path.bps.low, dense=seen.touched.dense)
     best = worst.play(most, 0)

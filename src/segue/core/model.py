@@ -211,6 +211,7 @@ class MigrationSpec:
         overrides: what is another on the destination, part and value: ``disk.ID`` and its file, ``nic.ID`` and its backend,
             ``vnc`` and where it listens.
         limits: what may be done to the guest.
+        begins_with_ms: the downtime that is allowed from the start; ``None``: what was promised.
         policy: the ladder that is climbed when it does not converge; ``None``: the one that Segue makes for it.
         observe_only: what would be done about convergence is told, and not done.
         disks: how those that are not shared are copied; ``None``: they are not, all must be shared.
@@ -232,6 +233,7 @@ class MigrationSpec:
     undefine_source: bool | None = None
     overrides: tuple[tuple[str, str], ...] = ()
     limits: Limits = field(default_factory=Limits)
+    begins_with_ms: int | None = None
     policy: Policy | None = None
     observe_only: bool = False
     disks: CopyWish | None = None
@@ -239,6 +241,11 @@ class MigrationSpec:
     libvirt: LibvirtWishes = field(default_factory=LibvirtWishes)
     mends: tuple[Mend, ...] = ()
     stopped: bool = False
+
+    @property
+    def first_downtime_ms(self) -> int:
+        """The downtime that is allowed from the start."""
+        return self.begins_with_ms or self.limits.max_downtime_ms
 
     @property
     def rests(self) -> str:

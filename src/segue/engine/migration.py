@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from segue import config
 from segue.core.downtime import ProbeTarget
-from segue.core.forecast import Forecast
+from segue.core.forecast import Forecast, first_limit
 from segue.core.model import Control, DriverKind, GuestState, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Transport
 from segue.core.ports import Hypervisor, Store
 from segue.core.record import Record
@@ -399,6 +399,7 @@ class Migration:
             undefine_source=request.undefine_source,
             overrides=request.overrides,
             limits=policy.begin_with(request.limits) if policy else request.limits,
+            begins_with_ms=None if policy or request.observe_only else first_limit(request.limits),
             policy=policy,
             observe_only=request.observe_only,
             disks=request.disks,

@@ -134,7 +134,7 @@ class Runner:
         self._policy = spec.policy or convergence.plan(spec.limits, steers_throttle=self._steers_throttle)
         self._expects: Forecast | None = None
         self._history = History()
-        self._climb = Climb()
+        self._climb = Climb(begun_ms=spec.first_downtime_ms)
         self._steered: list[Steered] = []
         self._released = False
         self._rolled_back = False
@@ -309,7 +309,7 @@ class Runner:
         self._limits = limits = wishes.applied(self._limits)
         try:
             if wishes.max_downtime_ms is not None:
-                self._climb = replace(self._climb, downtime_ms=0)  # what a person asks for goes before what a rung allowed
+                self._climb = replace(self._climb, downtime_ms=0, begun_ms=0)  # what a person asks for goes before that
                 await self._attempt.set_max_downtime(wishes.max_downtime_ms)
             if wishes.bandwidth_bps is not None:
                 await self._attempt.set_bandwidth(wishes.bandwidth_bps)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from segue.core import convergence
 from segue.core.convergence import (
     MISSED_GRACE_MS,
-    STALLED_FOR_POSTCOPY,
+    ONE_STALL,
     STALLED_MS,
     Choice,
     Climb,
@@ -200,9 +200,11 @@ STEPS = Policy(
 )
 
 
-def climbed(policy: Policy, looks: list[tuple[History, Progress]], limits: Limits | None = None) -> list[Choice]:
+def climbed(
+    policy: Policy, looks: list[tuple[History, Progress]], limits: Limits | None = None, *, begun_ms: int = 0
+) -> list[Choice]:
     """All that is done on the way up a ladder."""
-    climb, done = Climb(), []
+    climb, done = Climb(begun_ms=begun_ms), []
     for history, look in looks:
         choice, climb = convergence.decide(history, look, policy.begin_with(limits or Limits()), policy, climb)
         if choice.decision is not Decision.CONTINUE:
@@ -245,6 +247,8 @@ def test_all_that_was_promised_is_given_only_once_that_is_enough_and_holds_up_no
 
     done = climbed(ladder, left(12.7, 12.7, 12.7, 12.7, 12.7, 10.1))
     assert [(one.decision, one.downtime_ms) for one in done] == [(Decision.THROTTLE, None), (Decision.ALLOW_DOWNTIME, 300)]
+    [first, *_] = climbed(ladder, left(10.1, 10.1, 10.1, 10.1), begun_ms=300)  # as it began with all of it, nothing is given
+    assert first.decision is Decision.THROTTLE
     done = climbed(ladder, left(10.1, 10.1, 10.1, 10.1, 10.1))  # once given, it is not given again
     assert [(one.decision, one.downtime_ms) for one in done] == [(Decision.ALLOW_DOWNTIME, 300), (Decision.THROTTLE, None)]
 
@@ -420,7 +424,7 @@ def test_a_guest_that_never_converges_is_called_stalled_soon(memory_bytes, rate_
     decision, last = steered(precopy(guest, until_ms=1_000_000), Limits(postcopy=True))
     assert decision is Decision.START_POSTCOPY
     # All memory once; then one iteration that is the best, and those that prove it as soon as they begin.
-    sent = memory_bytes + (1 + STALLED_FOR_POSTCOPY) * (working_set + FITS)
+    sent = memory_bytes + (1 + ONE_STALL) * (working_set + FITS)
     assert last.elapsed_ms <= sent * 1000 // WIRE + STALLED_MS + 400
 
 

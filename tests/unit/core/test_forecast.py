@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from segue.core.convergence import plan
 from segue.core.dirtying import Curve, curves, fixed_point
-from segue.core.forecast import Means, forecast, right_limit, sentence, slowed_ms
+from segue.core.forecast import Means, first_limit, forecast, right_limit, sentence, slowed_ms
 from segue.core.measured import Live, Range, Seen, Touched, UnderWay, Window, sampled
 from segue.core.measured import Path as Way
 from segue.core.model import JobStatus, Limits, OnMiss, Progress
@@ -396,16 +396,16 @@ DOUBTFUL = seen(working_set=200 * MIB, rate=130 * MIB)
         (seen(), Limits(auto_converge=False), [Decision.ALLOW_DOWNTIME] * 2),
         (seen(), Limits(postcopy=True), [Decision.ALLOW_DOWNTIME] * 2 + [Decision.START_POSTCOPY]),
         (HOPELESS, Limits(postcopy=True), [Decision.START_POSTCOPY]),
-        (HOPELESS, Limits(), [Decision.GIVE_UP]),
-        (DOUBTFUL, Limits(auto_converge=False), [Decision.GIVE_UP]),
-        (replace(DOUBTFUL, needs_percent=10), Limits(), [Decision.GIVE_UP]),
+        (HOPELESS, Limits(), [Decision.ALLOW_DOWNTIME, Decision.GIVE_UP]),
+        (DOUBTFUL, Limits(auto_converge=False), [Decision.ALLOW_DOWNTIME, Decision.GIVE_UP]),
+        (replace(DOUBTFUL, needs_percent=10), Limits(), [Decision.ALLOW_DOWNTIME, Decision.GIVE_UP]),
         (HOPELESS, Limits(on_miss=OnMiss.SUSPEND), [Decision.SUSPEND]),
         (
             HOPELESS,
             Limits(on_miss=OnMiss.EXTEND),
-            [*[Decision.THROTTLE, Decision.ALLOW_DOWNTIME] * 2, *[Decision.ALLOW_DOWNTIME] * 2],
+            [*[Decision.ALLOW_DOWNTIME, Decision.THROTTLE] * 2, *[Decision.ALLOW_DOWNTIME] * 3],
         ),
-        (HOPELESS, Limits(on_miss=OnMiss.EXTEND, auto_converge=False), []),
+        (HOPELESS, Limits(on_miss=OnMiss.EXTEND, auto_converge=False), [Decision.ALLOW_DOWNTIME]),
         (seen(working_set=200 * MIB, rate=150 * MIB), Limits(), [Decision.THROTTLE] * 2 + [Decision.ALLOW_DOWNTIME] * 3),
     ],
 )
@@ -420,13 +420,14 @@ def test_a_doubtful_no_is_declined_within_ten_seconds_and_not_at_once():
     assert expected is not None
     assert expected.choice is None
     assert not expected.precopy.hopeless
-    [rung] = plan(limits, expected).rungs
+    whole, rung = plan(limits, expected).rungs
+    assert whole.fits
     assert rung.after_ms is not None
     assert 5_000 <= rung.after_ms < 10_000
 
 
 def test_where_a_slow_down_is_on_its_way_iterations_must_stall_too_before_it_is_declined():
-    [rung] = plan(Limits(), forecast(replace(DOUBTFUL, needs_percent=10), Limits())).rungs
+    *_, rung = plan(Limits(), forecast(replace(DOUBTFUL, needs_percent=10), Limits())).rungs
     assert rung.stalled
     assert rung.after_ms
 
@@ -436,6 +437,11 @@ def test_a_smaller_limit_is_given_only_where_it_is_enough_by_a_margin(needed_ms,
     expected = forecast(seen(memory=96 * MIB, working_set=GBIT * needed_ms // 1000, rate=10 * GIB), Limits())
     assert expected is not None
     assert right_limit(expected, Limits()) == given_ms
+
+
+@pytest.mark.parametrize(("promised_ms", "bps", "begins_ms"), [(300, GBIT, 248), (300, GBIT * 3 // 10, 221), (140, GBIT, 140)])
+def test_what_a_switchover_takes_besides_is_kept_back_from_the_start(promised_ms, bps, begins_ms):
+    assert first_limit(Limits(max_downtime_ms=promised_ms), bps) == begins_ms
 
 
 def test_a_guest_that_hardly_writes_is_given_a_third_of_the_standstill_that_was_allowed():

@@ -77,7 +77,7 @@ class LibvirtAttempt:
 
         The limit is a parameter of the running QEMU (virDomainMigrateSetMaxDowntime needs no job): it is in force from the start.
         """
-        wanted = self._spec.limits.max_downtime_ms
+        wanted = self._spec.first_downtime_ms
         try:
             found = self._found = await find(self._spec, self._source)
             self._clock.start()
@@ -381,7 +381,7 @@ class LibvirtAttempt:
 
     async def _restore_downtime(self) -> None:
         """Give the source's QEMU its own limit back; a guest that is not there any more needs none."""
-        if (found := self._found) is not None and found.max_downtime_ms != self._spec.limits.max_downtime_ms:
+        if (found := self._found) is not None:
             with contextlib.suppress(SegueError):
                 await self._source.ask(lambda _: found.domain.migrateSetMaxDowntime(found.max_downtime_ms))
 

@@ -287,7 +287,7 @@ class QemuAttempt:
             told = ", ".join([*sorted(self._capabilities), *(f"{name} {value}" for name, value in agreed.items())])
             async with self._log.acting(Action.SET_UP_SOURCE, f"{self._source.host}: {told}"):
                 await setup.set_capabilities(here, self._can, self._capabilities)
-                await setup.set_limits(here, self._spec.limits, self._spec.policy, agreed=self._parameters)
+                await setup.set_limits(here, self._spec, agreed=self._parameters)
                 uri = await self._way().send(here)
             async with self._log.acting(Action.START, f"{self._source.host} to {self._listens}"):
                 await here.execute("migrate", {"uri": uri})

@@ -143,15 +143,16 @@ async def parameters(here: Session, there: Session, spec: MigrationSpec) -> dict
     return agreed(mine, theirs, spec)
 
 
-async def set_limits(session: Session, limits: Limits, policy: Policy | None = None, *, agreed: Mapping[str, str | int]) -> None:
+async def set_limits(session: Session, spec: MigrationSpec, *, agreed: Mapping[str, str | int]) -> None:
     """Set what the source is to keep to, and what was agreed upon besides.
 
     Raises:
         HypervisorError: it refuses one of them.
     """
-    wanted: dict[str, str | int] = {"downtime-limit": limits.max_downtime_ms, **bandwidth(limits.bandwidth_bps), **agreed}
+    limits = spec.limits
+    wanted: dict[str, str | int] = {"downtime-limit": spec.first_downtime_ms, **bandwidth(limits.bandwidth_bps), **agreed}
     if limits.auto_converge:
-        wanted |= throttling(limits, policy)
+        wanted |= throttling(limits, spec.policy)
     await session.execute("migrate-set-parameters", wanted)
 
 

@@ -225,7 +225,7 @@ class SimulatedAttempt:
         self._guest.job = Stream(
             world=self._world,
             guest=self._guest,
-            max_downtime_ms=limits.max_downtime_ms,
+            max_downtime_ms=self._spec.first_downtime_ms,
             bandwidth_bps=limits.bandwidth_bps,
             left_bytes=self._guest.memory_bytes,
             began_ms=self._world.now_ms,
