@@ -28,6 +28,8 @@ SPREAD_OF_SWITCHOVER_MS: Final = (20, 40, 330)
 as a client saw it under software emulation."""
 QUEUED_BYTES: Final = 1_400_000
 """And for what QEMU has handed to the socket when it stops the guest, and the link has not carried yet: 40 ms of 300 Mbit/s."""
+FAST_BPS: Final = round(125_000_000 * GOODPUT)
+"""A gigabit: what a switchover takes besides is hardly less over anything faster."""
 SPREAD_OF_GOING_OVER_MS: Final = (70, 335, 700)
 """The same for going over to post-copy, where hypervisors themselves report 1 to 6 ms."""
 FETCHED_BYTES: Final = 14_700_000
@@ -388,10 +390,6 @@ def _confidence(seen: Seen) -> int:
     for sure is nothing.
     """
     return 90 if len(seen.windows) == 1 else 95
-
-
-FAST_BPS: Final = round(125_000_000 * GOODPUT)
-"""A gigabit: what a switchover takes besides is hardly less over anything faster."""
 
 
 def first_limit(limits: Limits, bps: float = FAST_BPS) -> int:
