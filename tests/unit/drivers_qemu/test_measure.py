@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
 import pytest
 
-from segue.drivers.qemu.measure import SENT_PERCENT, in_use
+from segue.core.argv import CommandLine
+from segue.drivers.qemu.measure import SENT_PERCENT, in_use, wanted_percent
+from segue.drivers.qemu.processes import Process
+from segue.hosts import LocalShell
 from segue.units import MIB
 
 # Cut from a guest of 384 MiB under software emulation, QEMU 7.2: translated code, the guest's memory, a part that is swapped out.
@@ -42,3 +50,25 @@ def test_where_none_is_the_whole_process_is_the_most_it_can_be(memory):
 
 def test_nothing_is_in_use_where_nothing_is_said():
     assert in_use(b"", 384 * MIB).bytes.high == 0
+
+
+@contextlib.contextmanager
+def running(*argv: str) -> Iterator[Process]:
+    """A process that stands in for a QEMU."""
+    with subprocess.Popen(argv) as child:
+        try:
+            yield Process(pid=child.pid, started=0, mine=True, cwd="/", line=CommandLine(program=argv[0], options=()))
+        finally:
+            child.kill()
+
+
+async def test_a_guest_that_is_kept_from_its_cpu_is_as_busy_as_one_that_has_it():
+    here = LocalShell("here")
+    loop = (sys.executable, "-c", "while True: pass")
+    with running(*loop) as one, running(*loop), running(*loop), running("sleep", "60") as idle:
+        busy, bored = [await wanted_percent(here, process, seconds=0.3) for process in (one, idle)]
+    assert busy is not None
+    assert busy > 75
+    assert bored is not None
+    assert bored < 25
+    assert await wanted_percent(here, one, seconds=0) is None  # it is gone

@@ -6,6 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from segue.core.forecast import forecast
+from segue.core.measured import Path as Way
+from segue.core.measured import Range, Touched, Window
+from segue.core.measured import Seen as Watched
 from segue.core.model import GuestState
 from segue.core.preflight import judge
 from segue.core.preflight.facts import Facts, HostMemory, Offer, Parts, Standing, Unseen
@@ -101,6 +105,15 @@ def test_what_is_found(facts: Facts, found: list[tuple[str, Severity]]) -> None:
 def test_a_busy_guest_is_told_what_its_clients_wait_for_by_what_it_writes() -> None:
     [one] = judge(busy(100, emulated(10, 0, total_bytes=(224 << 20) + (8 << 10))))
     assert "wait for about 55 ms when it begins to move, and for about 196 ms more for each 16 MiB" in one.sentence
+
+
+def test_a_busy_guest_that_was_watched_is_told_one_wait() -> None:
+    facts = busy(100, emulated(10, 0, total_bytes=(224 << 20) + (8 << 10)))
+    exactly = Range(low=96 << 20, likely=96 << 20, high=96 << 20)
+    windows = (Window(ms=2000, dirtied_bytes=33 << 20), Window(ms=1000, dirtied_bytes=32 << 20))
+    watched = Watched(touched=Touched(bytes=exactly, how="said"), windows=windows, path=Way(bps=exactly, how="said"))
+    [one] = [one for one in judge(replace(facts, expected=forecast(watched, facts.spec.limits))) if one.code == "first-look"]
+    assert "wait for about 447 ms when it begins to move; 300 ms" in one.sentence
 
 
 def test_missing_features_are_named_with_a_cpu_that_both_can_give() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from segue.core.forecast import Forecast
 from segue.core.measured import BUSY_PERCENT
 from segue.core.model import DriverKind
 from segue.core.preflight.facts import Facts, Offer, Parts, Unseen
@@ -29,10 +30,10 @@ _TOGETHER_BYTES: Final = 64 * 4 * KIB
 """QEMU takes the dirty bits of 64 pages at once (system/physmem.c, cpu_physical_memory_sync_dirty_bitmap), where all come so."""
 _PAGE_BY_PAGE_MS_PER_GIB: Final = 255
 """Else one by one: 770 to 790 ms for 3 GiB on two cores under software emulation; taken together it was less than 60 ms."""
-_WRITES_MIB: Final = 16
+_SET_BYTES: Final = 16 * MIB
 _PER_SET_MS_PER_GIB: Final = 900
 """And each page is looked for in all entries of the CPU's TLB, which emulation makes two to three times as many as the guest goes
-through pages, and keeps while it is busy (accel/tcg/cputlb.c, tlb_mmu_resize_locked): so much more for each `_WRITES_MIB`.
+through pages, and keeps while it is busy (accel/tcg/cputlb.c, tlb_mmu_resize_locked): so much more for each `_SET_BYTES`.
 A guest of 224 MiB waited for 172, 443 and 917 ms that went through 8, 32 and 64 MiB; one of 448 MiB, through 32, for 832."""
 
 
@@ -214,22 +215,31 @@ def _first_look(facts: Facts, parts: Parts, _: Offer) -> Iterator[Finding]:
     QEMU's downtime, and no setting shortens it.
     """
     total, limits = parts.memory.total_bytes, facts.spec.limits
-    wait_ms = total * _PAGE_BY_PAGE_MS_PER_GIB // GIB
-    more_ms = total * _PER_SET_MS_PER_GIB // GIB if _is_busy(facts) else 0
-    most_ms = wait_ms + more_ms * (total // (_WRITES_MIB * MIB))
+    begins_ms = total * _PAGE_BY_PAGE_MS_PER_GIB // GIB
+    each_ms = total * _PER_SET_MS_PER_GIB // GIB if _is_busy(facts) else 0
+    written = _written_bytes(facts)
+    most_ms = begins_ms + each_ms * (total if written is None else written) // _SET_BYTES
     if parts.accelerator != "tcg" or not total % _TOGETHER_BYTES or not limits.is_longer(most_ms):
         return
-    more = f", and for about {format_duration_ms(more_ms)} more for each {_WRITES_MIB} MiB that it keeps writing to" * bool(
-        more_ms
-    )
+    wait, more = format_duration_ms(most_ms), ""
+    if each_ms and written is None:
+        wait = format_duration_ms(begins_ms)
+        more = f", and for about {format_duration_ms(each_ms)} more for each {_SET_BYTES // MIB} MiB that it keeps writing to"
     yield Finding(
         code="first-look",
         severity=Severity.WARNING,
-        sentence=f"Clients of {facts.guest.name} will wait for about {format_duration_ms(wait_ms)} when it begins to move{more}; "
+        sentence=f"Clients of {facts.guest.name} will wait for about {wait} when it begins to move{more}; "
         f"{limits.max_downtime_ms} ms of standstill are promised. QEMU looks at its memory page by page.",
         seen=(Seen(host=facts.source.host, what=f"tcg, {total // KIB} KiB, no multiple of {_TOGETHER_BYTES // KIB} KiB"),),
         fix="Start it under KVM, or under QEMU 9.0 or newer with memory that is a multiple of that, or let it wait.",
     )
+
+
+def _written_bytes(facts: Facts) -> int | None:
+    """What the guest was seen to write in the shortest window; ``None`` where nobody watched it."""
+    if not isinstance(facts.expected, Forecast):
+        return None
+    return min(facts.expected.seen.windows, key=lambda window: window.ms).dirtied_bytes
 
 
 def _is_busy(facts: Facts) -> bool:

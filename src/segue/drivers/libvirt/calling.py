@@ -68,7 +68,7 @@ async def find(spec: MigrationSpec, source: LibvirtHypervisor) -> Found:
             domain=domain,
             leaving=line.lookupByName(spec.guest),
             persistent=bool(domain.isPersistent()),
-            max_downtime_ms=domain.migrateGetMaxDowntime() if domain.isActive() else spec.limits.max_downtime_ms,
+            max_downtime_ms=domain.migrateGetMaxDowntime() if domain.isActive() else spec.first_downtime_ms,
             carried=carried.find(domain),
         )
 
