@@ -182,7 +182,7 @@ def test_a_file_that_is_missing_on_the_destination_or_closed_to_its_qemu(lab: La
 
 
 def test_a_destination_without_enough_memory(lab: Lab, why: Why) -> None:
-    sh(lab, "beta", "prlimit --pid $(pidof libvirtd) --as=400000000")
+    sh(lab, "beta", "prlimit --pid $(pgrep -x libvirtd) --as=400000000")
     try:
         seen = why()
     finally:
@@ -219,7 +219,7 @@ def test_tls_without_its_files(why: Why) -> None:
 
 def test_a_destination_qemu_that_is_killed(lab: Lab, why: Why) -> None:
     receives = f"grep -q ':{49152:X} .* 01 ' /proc/net/tcp /proc/net/tcp6"
-    seen = asyncio.run(_beside(lab, f"until {receives}; do sleep 0.01; done; kill -KILL $(pidof qemu-system-x86_64)", why))
+    seen = asyncio.run(_beside(lab, f"until {receives}; do sleep 0.01; done; pkill -KILL -x qemu-system-x86", why))
     assert seen.cause in (Cause.DESTINATION_DIED, Cause.LINK_LOST), seen
 
 
@@ -311,7 +311,7 @@ def test_a_user_to_whom_polkit_gives_no_rights(lab: Lab) -> None:
 
 def test_a_daemon_that_is_not_there(lab: Lab, inside: Inside) -> None:
     try:
-        sh(lab, "beta", "kill -KILL $(pidof libvirtd)")
+        sh(lab, "beta", "pkill -KILL -x libvirtd")
         error = unreachable(lab, inside)
     finally:
         asyncio.run(restart_libvirtd(lab, "beta"))

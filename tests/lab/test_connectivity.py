@@ -100,7 +100,7 @@ def test_a_way_between_two_hosts_on_which_everything_vanishes(lab: Lab, inside: 
 
 
 def test_a_daemon_that_is_not_there_is_red_for_whoever_needs_it_and_only_there(lab: Lab, inside: Inside, hosts: Hosts) -> None:
-    sh(lab, "beta", "kill -KILL $(pidof libvirtd)")
+    sh(lab, "beta", "pkill -KILL -x libvirtd")
     try:
         found = cells(inside, hosts)
     finally:

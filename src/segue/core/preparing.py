@@ -224,7 +224,7 @@ def _without_systemd(seen: Seen, files: Sequence[Step]) -> list[Step]:
 
 _RESTART: Final = r"""
 program=${1##*/}
-for pid in $(pidof "$program"); do
+for pid in $(pgrep -x "$program"); do
   kill "$pid"
   timeout 20 tail --pid="$pid" -f /dev/null || { echo "$program (pid $pid) does not end" >&2; exit 1; }
 done

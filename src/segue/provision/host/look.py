@@ -40,7 +40,7 @@ section container; systemd-detect-virt -c 2>/dev/null
 section apt; command -v apt-get; command -v dpkg-query
 section uuid; cat /sys/class/dmi/id/product_uuid 2>/dev/null
 section tcp; cat /proc/net/tcp /proc/net/tcp6 2>/dev/null
-section daemon; for pid in $(pidof libvirtd); do tr '\000' '\n' <"/proc/$pid/cmdline"; break; done
+section daemon; for pid in $(pgrep -x libvirtd); do tr '\000' '\n' <"/proc/$pid/cmdline"; break; done
 section firewall
 if firewall-cmd --state >/dev/null 2>&1; then echo firewalld; firewall-cmd --list-ports; firewall-cmd --permanent --list-ports
 elif LC_ALL=C ufw status 2>/dev/null | grep -q '^Status: active'; then echo ufw; LC_ALL=C ufw status
