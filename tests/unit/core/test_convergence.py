@@ -288,6 +288,26 @@ def test_what_iterations_leave_is_the_most_that_was_seen_of_them_lately():
         assert (convergence.stuck_bytes(seen, less, limits) is None) is not limits.postcopy
 
 
+@pytest.mark.parametrize(("took_ms", "known_in"), [(580, 4), (1800, 3)])
+@pytest.mark.parametrize(("dirtied_mib", "stuck"), [(37, True), (30, False)])
+def test_what_is_sent_is_counted_with_qemus_looks_between_iterations(took_ms, known_in, dirtied_mib, stuck):
+    """QEMU sends 37 of 64 MiB at 112 MiB/s in an iteration, which is 0.33 s, and looks for the rest of it."""
+    history = observe(History(), sample(elapsed_ms=1000, iteration=1), 248)
+    for iteration in range(2, 7):
+        look = sample(
+            elapsed_ms=2000 + took_ms * (iteration - 2),
+            iteration=iteration,
+            ram_remaining_bytes=65 * MIB,
+            throughput_bps=112 * MIB,
+            dirty_bps=dirtied_mib * MIB * 1000 // took_ms,
+            sent_bytes=(160 + 37 * (iteration - 2)) * MIB,
+        )
+        history = observe(history, look, 248)
+        assert (convergence.stuck_bytes(history, look, Limits()) is not None) is (stuck and iteration >= known_in)
+    assert history.pace_bps == pytest.approx(37 * MIB * 1000 / took_ms, rel=0.01)
+    assert history.begun[0][0] == history.begun[-1][0] - max(took_ms, 2 * 580)  # it keeps a second of them
+
+
 @pytest.mark.parametrize(
     ("dirty_bps", "guess_ms", "left"), [(34 * MIB, 373, 12.68), (0, 373, 9.2), (34 * MIB, None, 9.2), (34 * MIB, 100, 9.2)]
 )
