@@ -35,18 +35,20 @@ def forecast(
     import asyncio
 
     import segue
+    from segue.core.deltas import come_first
     from segue.core.forecast import sentence
 
     migration = segue.migrate(**asked)
     record, outlook = asyncio.run(migration.forecast(tell=(lambda _: None) if as_json else render.say))
     expected, limits = outlook.expected, record.spec.limits
+    said = sentence(expected, limits, deltas=come_first(record.spec, expected)) if expected else ""
     if as_json:
         render.print_json(
             {
                 "guest": record.spec.guest,
                 "source": record.spec.source,
                 "destination": record.spec.destination,
-                "sentence": sentence(expected, limits) if expected else "",
+                "sentence": said,
                 "unmeasured": outlook.unmeasured,
                 "seen": asdict(outlook.seen),
                 "forecast": asdict(expected) if expected else None,
@@ -60,7 +62,7 @@ def forecast(
         if expected is not None:
             typer.echo("")
             _table(expected)
-            typer.echo(f"\n{sentence(expected, limits)[:1].upper()}{sentence(expected, limits)[1:]}.")
+            typer.echo(f"\n{said[:1].upper()}{said[1:]}.")
     raise typer.Exit(0 if expected is not None and expected.choice is not None else 1)
 
 

@@ -23,15 +23,17 @@ NEEDED: Final[dict[str, Callable[[MigrationSpec], bool]]] = {
     "xbzrle": lambda spec: "xbzrle" in spec.libvirt.compression,
     "pause-before-switchover": lambda spec: spec.disks is not None,
 }
-# Wanted where both know it. switchover-ack (QEMU 8.1): the source switches over when the destination has made its devices ready.
+# Wanted where both know it. xbzrle: a QEMU may be built without.
+# switchover-ack (QEMU 8.1): the source switches over when the destination has made its devices ready.
 # postcopy-preempt: a page that the guest waits for overtakes the others. QEMU 7.2 knows it too, in another form on the wire than
 # 8.0 (hw/core/machine.c, x-preempt-pre-7-2), so it is wanted only where switchover-ack tells that both are newer.
 HELPFUL: Final[dict[str, Callable[[MigrationSpec], bool]]] = {
     "switchover-ack": lambda _: True,
     "postcopy-preempt": lambda spec: spec.limits.postcopy,
+    "xbzrle": lambda spec: spec.deltas,
 }
-TELLS_NEWER: Final = "switchover-ack"
-"""Who knows this knows the others in the form that they have kept."""
+TELLS_NEWER: Final = {"postcopy-preempt": "switchover-ack"}
+"""Who knows the second knows the first in the form that it has kept."""
 
 
 def needed(spec: MigrationSpec) -> frozenset[str]:

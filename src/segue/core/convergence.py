@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from segue import units
+from segue.core.deltas import SEEN_FROM, soon
 from segue.core.forecast import (
     HARDLY_RUNNING_PERCENT,
     MOST_THROTTLE,
@@ -48,6 +49,8 @@ STALLED_MS: Final = 1000
 LONG_MS: Final = 1500
 """What began and ended between samples is off by up to 0.1 s of sending: for an iteration of that length hardly more than
 `PROGRESS_MARGIN`, so that one tells what it takes two shorter ones to tell."""
+PLAIN_KEPT: Final = 15
+"""Samples of what a path carries: a second and a half of them."""
 LEVEL_MS: Final = 1000
 """Of 12 MiB that are dirtied whole between any two looks of QEMU's, samples 0.1 s apart showed 8.7 to 12.7 MiB left."""
 
@@ -74,7 +77,8 @@ class History:
         improved_ms: when the last one began that did.
         lately: of the samples of the last `LEVEL_MS`, after the first iteration: when, how much was left, and at which rate.
         begun: of the iterations that began in the last `LEVEL_MS`, the first one not counted, and of one more before them: when,
-            and how much had been sent.
+            and how much of its memory had got over.
+        plain: the rates of the newest samples of before any delta went over.
     """
 
     iteration: int = 0
@@ -84,6 +88,7 @@ class History:
     improved_ms: int = 0
     lately: tuple[tuple[int, int, int], ...] = ()
     begun: tuple[tuple[int, int], ...] = ()
+    plain: tuple[int, ...] = ()
 
     @property
     def level_bytes(self) -> int:
@@ -95,6 +100,11 @@ class History:
         """At which rate it is sent; 0 where none is known. One sample's is off by a quarter now and then."""
         rates = [bps for _, _, bps in self.lately if bps]
         return round(statistics.median(rates)) if rates else 0
+
+    @property
+    def carries_bps(self) -> int:
+        """What the path carries, by what went over it before any delta did; 0 where nobody knows."""
+        return round(statistics.median(self.plain)) if self.plain else 0
 
     @property
     def pace_bps(self) -> int:
@@ -131,8 +141,10 @@ def observe(history: History, sample: Progress, allowed_ms: int) -> History:
     """
     if sample.status is not JobStatus.ACTIVE or sample.iteration < 1:
         return history
+    if not sample.saved_bytes and sample.throughput_bps:
+        history = replace(history, plain=(*history.plain, sample.throughput_bps)[-PLAIN_KEPT:])
     if sample.iteration > 1:
-        now = (sample.elapsed_ms, sample.left_when_looked_bytes, sample.throughput_bps)
+        now = (sample.elapsed_ms, sample.left_when_looked_bytes, sample.memory_bps)
         history = replace(history, lately=(*(one for one in history.lately if now[0] - one[0] < LEVEL_MS), now))
     if sample.iteration <= history.iteration:
         return replace(history, left_bytes=max(history.left_bytes, sample.ram_remaining_bytes))
@@ -152,7 +164,7 @@ def _begun(history: History, sample: Progress) -> tuple[tuple[int, int], ...]:
         return ()
     before = [one for one in history.begun if sample.elapsed_ms - one[0] >= LEVEL_MS][-1:]
     lately = [one for one in history.begun if sample.elapsed_ms - one[0] < LEVEL_MS]
-    return (*before, *lately, (sample.elapsed_ms, sample.sent_bytes))
+    return (*before, *lately, (sample.elapsed_ms, sample.sent_bytes + sample.saved_bytes))
 
 
 def stuck_bytes(history: History, sample: Progress, limits: Limits) -> int | None:
@@ -191,6 +203,7 @@ class Climb:
     Attributes:
         rung: the next one.
         downtime_ms: what a rung has allowed; 0: none has.
+        told_ms: what QEMU was told in its place, as it counts deltas by what they send (`_let_go`); 0: that.
         begun_ms: what was allowed from the start; 0: what was promised.
         acted_ms: when the last rung acted.
         acted_stalled: how many iterations had stalled then.
@@ -199,6 +212,7 @@ class Climb:
 
     rung: int = 0
     downtime_ms: int = 0
+    told_ms: int = 0
     begun_ms: int = 0
     acted_ms: int = 0
     acted_stalled: int = 0
@@ -223,22 +237,25 @@ _MEANS: Final = {
 }
 
 
-def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: bool = False) -> Policy:
+def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: bool = False, deltas: bool = False) -> Policy:
     """The ladder that Segue climbs where no other is asked for.
 
     With a forecast it is that: the right downtime limit at once, slowing the guest only where that lets it converge and by as
     much as that takes, post-copy as soon as all was sent once, or at once what was asked for when a promise cannot be kept.
-    Where the forecast is not sure of it, or there is none, iterations that bring no progress decide.
+    Where the forecast is not sure of it, or there is none, iterations that bring no progress decide. A forecast knows nothing of
+    deltas: where they show soon what they bring, nothing is given up before.
 
     Args:
         limits: what was promised and what is allowed.
         expected: the forecast.
         steers_throttle: auto-converge can be told on the way by how much to slow the guest.
+        deltas: of a page that was sent before only what has changed is sent.
     """
     if limits.prefer_postcopy:
         return Policy(name=OWN, rungs=(Rung(do=Decision.START_POSTCOPY, iteration=2),), why="post-copy is preferred")
     way_out = Decision.START_POSTCOPY if limits.postcopy else _MEANS[limits.on_miss]
     most = min(limits.max_slowdown_percent or MOST_THROTTLE, MOST_THROTTLE)
+    waits = deltas and expected is not None and soon(expected)
     rungs: list[Rung] = []
     match expected.choice if expected is not None else Means.PRECOPY:
         case Means.PRECOPY:
@@ -263,12 +280,14 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
         case None if way_out is Decision.EXTEND:
             rungs.append(_whole_promise(limits))
             rungs += _slowing(limits, most, steers_throttle=steers_throttle) if limits.auto_converge else []
-        case None if expected is not None and expected.hopeless:
+        case None if expected is not None and expected.hopeless and not waits:
             rungs.append(Rung(do=way_out, iteration=1 if way_out is Decision.GIVE_UP else 2))
         case None if way_out is Decision.GIVE_UP:
             declines = Rung(do=way_out, after_ms=DECLINE_MS)
-            if limits.auto_converge:
+            if waits or limits.auto_converge:
                 declines = replace(declines, stalled=ONE_STALL, unchanged_ms=STALLED_MS)
+            if waits:
+                declines = replace(declines, iteration=SEEN_FROM)
             rungs += [_whole_promise(limits), declines]
         case None:
             rungs.append(_stalls(STALLED_ITERATIONS, way_out))
@@ -283,11 +302,14 @@ FIRST_THROTTLE: Final = 60
 
 
 def _slowing(limits: Limits, most: int, *, steers_throttle: bool) -> list[Rung]:
-    """The guest is slowed as iterations stall; where nobody steers that, QEMU does."""
-    steps = (STALLED_ITERATIONS, min(most, FIRST_THROTTLE)), (3 * STALLED_ITERATIONS, most)
+    """The guest is slowed as iterations stall; where nobody steers that, QEMU does.
+
+    Short ones go by before QEMU has acted at all: it takes two seconds for each step.
+    """
     rungs = []
-    for stalled, percent in steps if steers_throttle else ():
-        rungs += [_stalls(stalled, Decision.THROTTLE, throttle_percent=percent), _whole_promise(limits)]
+    for times, percent in ((1, min(most, FIRST_THROTTLE)), (3, most)) if steers_throttle else ():
+        slows = _stalls(times * STALLED_ITERATIONS, Decision.THROTTLE, throttle_percent=percent)
+        rungs += [replace(slows, unchanged_ms=times * STALLED_MS), _whole_promise(limits)]
     return rungs + _hardly_running(limits)
 
 
@@ -345,6 +367,8 @@ def decide(
     if silent_ms >= SILENCE_MS:
         why = f"nothing was sent for {units.format_duration_ms(silent_ms)}: the link does not carry"
         return Choice(decision=Decision.GIVE_UP, reason=why), climb
+    if sample.saved_bytes and (let_go := _let_go(history, sample, limits, climb)):
+        return let_go
     if history.stalled < climb.acted_stalled:  # it made progress since: what follows is counted from nothing
         climb = replace(climb, acted_stalled=0)
     for number, rung in enumerate(policy.rungs[climb.rung :], climb.rung):
@@ -356,6 +380,37 @@ def decide(
         if not rung.aside:
             break
     return Choice(decision=Decision.CONTINUE, reason=_where_it_stands(history, sample, limits, climb)), climb
+
+
+LET_GO_AFTER_MS: Final = 500
+LET_GO_TIMES: Final = 2
+MOST_TOLD_MS: Final = 60_000
+
+
+def _let_go(history: History, sample: Progress, limits: Limits, climb: Climb) -> tuple[Choice, Climb] | None:
+    """What is left fits, and QEMU does not see it: `None` where that is not so.
+
+    It multiplies what it may take with what it has sent lately (migration/migration.c, migration_update_counters), and takes what
+    deltas send for all that the path carries: a guest of which 0.4 MiB were left was taken for one that needs 6.6 s of
+    standstill. So it is told as much more as the path carries more. Should every page that is left have to go over whole, it
+    would still fit into what is allowed; when more is left again, QEMU is told no more than that.
+    """
+    allowed = allowed_ms(limits, climb)
+    lately = history.lately
+    seen = bool(lately) and sample.elapsed_ms - lately[0][0] >= LET_GO_AFTER_MS
+    needed = needed_ms(history.level_bytes, history.carries_bps)
+    if seen and 0 < needed <= allowed and history.carries_bps > sample.throughput_bps:
+        wire = max(1, min(sample.throughput_bps, history.carries_bps))
+        wanted = min(MOST_TOLD_MS, LET_GO_TIMES * history.level_bytes * 1000 // wire)
+        if wanted <= max(allowed, climb.told_ms * (1 + PROGRESS_MARGIN)):
+            return None
+        why = f"{wanted} ms: what is left takes {needed} ms at what the path carries, and QEMU counts by what the deltas send"
+    elif climb.told_ms and needed > allowed:
+        wanted, why = allowed, f"{allowed} ms: more is left again"
+    else:
+        return None
+    after = replace(climb, told_ms=wanted if wanted > allowed else 0)
+    return Choice(decision=Decision.ALLOW_DOWNTIME, reason=why, downtime_ms=wanted), after
 
 
 def does_not_begin(sample: Progress, since_ms: int) -> bool:
@@ -455,11 +510,11 @@ def _where_it_stands(history: History, sample: Progress, limits: Limits, climb: 
 
 def _why(history: History, sample: Progress, allowed_ms: int) -> str:
     left = history.best_bytes or 0
-    needed = units.format_duration_ms(needed_ms(left, sample.throughput_bps))
+    needed = units.format_duration_ms(needed_ms(left, sample.memory_bps))
     return (
         f"{history.stalled} iteration{'s' * (history.stalled != 1)} without progress: "
         f"each leaves {units.format_bytes(left)} or more, "
-        f"which is {needed} of standstill at {units.format_rate(sample.throughput_bps)}; {allowed_ms} ms are allowed"
+        f"which is {needed} of standstill at {units.format_rate(sample.memory_bps)}; {allowed_ms} ms are allowed"
     )
 
 
@@ -493,8 +548,8 @@ def eta_ms(sample: Progress) -> int | None:
 
     In pre-copy what is left shrinks at throughput minus dirty rate; in post-copy nothing is dirtied any more.
     """
-    if sample.throughput_bps <= 0 or sample.ram_remaining_bytes <= 0:
+    if sample.memory_bps <= 0 or sample.ram_remaining_bytes <= 0:
         return None
     dirty = 0 if sample.status is JobStatus.POSTCOPY else sample.dirty_bps
-    pace = sample.throughput_bps - dirty
+    pace = sample.memory_bps - dirty
     return None if pace <= 0 else sample.ram_remaining_bytes * 1000 // pace

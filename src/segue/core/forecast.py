@@ -430,8 +430,16 @@ def right_limit(expected: Forecast, limits: Limits) -> int:
 # --- words
 
 
-def sentence(expected: Forecast, limits: Limits) -> str:
-    """The forecast in one sentence."""
+def sentence(expected: Forecast, limits: Limits, *, deltas: bool = False) -> str:
+    """The forecast in one sentence.
+
+    Args:
+        expected: it.
+        limits: what is promised.
+        deltas: it is tried with them first where no other way keeps that.
+    """
+    if expected.choice is None and deltas:
+        return f"this can keep your promise only if the guest changes little of each page, and that is tried: {expected.reason}"
     if expected.choice is None:
         return f"this cannot keep your promise: {expected.reason}"
     chosen = expected.chosen

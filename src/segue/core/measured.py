@@ -220,7 +220,9 @@ class Live:
         """With one more sample of pre-copy."""
         if self.began_ms is None:
             return replace(self, began_ms=sample.elapsed_ms, iteration=sample.iteration)
-        rates = (*self.rates, sample.throughput_bps)[-RATES_KEPT:] if sample.throughput_bps else self.rates
+        # What deltas send says nothing of what the path carries, and whether they do, no forecast knows.
+        plain = sample.throughput_bps and not sample.saved_bytes
+        rates = (*self.rates, sample.throughput_bps)[-RATES_KEPT:] if plain else self.rates
         slowed = (*self.slowed, sample.throttle_percent)[-SLOWED_KEPT:]
         first, memory = self.first, self.memory_bytes
         ms = sample.elapsed_ms - self.began_ms

@@ -8,7 +8,7 @@ Units are in the names: ``*_bytes``, ``*_bps`` (bytes per second), ``*_ms``. ``N
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from segue.core.downtime import Client, ProbeTarget, Switchover
@@ -212,6 +212,7 @@ class MigrationSpec:
             ``vnc`` and where it listens.
         limits: what may be done to the guest.
         begins_with_ms: the downtime that is allowed from the start; ``None``: what was promised.
+        deltas: of a page that was sent before only what has changed is to be sent, where that can be (`segue.core.deltas`).
         policy: the ladder that is climbed when it does not converge; ``None``: the one that Segue makes for it.
         observe_only: what would be done about convergence is told, and not done.
         disks: how those that are not shared are copied; ``None``: they are not, all must be shared.
@@ -234,6 +235,7 @@ class MigrationSpec:
     overrides: tuple[tuple[str, str], ...] = ()
     limits: Limits = field(default_factory=Limits)
     begins_with_ms: int | None = None
+    deltas: bool = False
     policy: Policy | None = None
     observe_only: bool = False
     disks: CopyWish | None = None
@@ -303,6 +305,8 @@ class Progress:
         ram_remaining_bytes: still to be sent in this iteration; a saw-tooth: it rises when an iteration begins.
         sent_bytes: all bytes that went over the wire.
         throughput_bps: measured by the hypervisor.
+        saved_bytes: what did not go over the wire, as only what had changed in a page was sent.
+        saved_bps: the same a second, since the look before.
         dirty_bps: bytes of memory the guest changes per second, as of the last iteration.
         iteration: QEMU's dirty-sync-count.
         expected_downtime_ms: the hypervisor's own guess, ``None`` before it has one.
@@ -319,6 +323,8 @@ class Progress:
     ram_remaining_bytes: int = 0
     sent_bytes: int = 0
     throughput_bps: int = 0
+    saved_bytes: int = 0
+    saved_bps: int = 0
     dirty_bps: int = 0
     iteration: int = 0
     expected_downtime_ms: int | None = None
@@ -326,6 +332,16 @@ class Progress:
     throttle_percent: int = 0
     disk_total_bytes: int = 0
     disk_copied_bytes: int = 0
+
+    def after(self, before: Progress) -> Progress:
+        """The same, with what is known by the look before it."""
+        ms, saved = self.elapsed_ms - before.elapsed_ms, self.saved_bytes - before.saved_bytes
+        return replace(self, saved_bps=saved * 1000 // ms) if ms > 0 and saved > 0 else self
+
+    @property
+    def memory_bps(self) -> int:
+        """Memory of the guest that gets over a second: more than goes over the wire, where only what changed is sent."""
+        return self.throughput_bps + self.saved_bps
 
     @property
     def left_when_looked_bytes(self) -> int:

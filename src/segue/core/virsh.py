@@ -32,6 +32,7 @@ class Call:
         defined: the source has a definition of the guest.
         xml, persistent_xml: the definitions that the destination is to be given; empty: the guest's own.
         disks: the targets of the disks that are copied.
+        remembers: so many bytes of what was sent, to send only what changes in it; 0: nothing.
     """
 
     spec: MigrationSpec
@@ -40,6 +41,7 @@ class Call:
     xml: str = ""
     persistent_xml: str = ""
     disks: tuple[str, ...] = ()
+    remembers: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +225,7 @@ ROWS: Final = (
         virsh="--compressed",
         segue="--compressed",
         constant="VIR_MIGRATE_COMPRESSED",
-        value=lambda call: call.spec.libvirt.compressed or bool(call.spec.libvirt.compression),
+        value=lambda call: call.spec.libvirt.compressed or bool(call.spec.libvirt.compression) or bool(call.remembers),
         note="--compression alone is enough",
     ),
     Row(
@@ -331,7 +333,7 @@ ROWS: Final = (
         virsh="--comp-methods",
         segue="--compression",
         constant="VIR_MIGRATE_PARAM_COMPRESSION",
-        value=lambda call: call.spec.libvirt.compression,
+        value=lambda call: ("xbzrle",) if call.remembers else call.spec.libvirt.compression,
     ),
     Row(
         virsh="--comp-mt-level",
@@ -355,7 +357,7 @@ ROWS: Final = (
         virsh="--comp-xbzrle-cache",
         segue="--xbzrle-cache",
         constant="VIR_MIGRATE_PARAM_COMPRESSION_XBZRLE_CACHE",
-        value=lambda call: call.spec.libvirt.xbzrle_cache_bytes,
+        value=lambda call: call.remembers or call.spec.libvirt.xbzrle_cache_bytes,
     ),
     Row(
         virsh="--auto-converge-initial",

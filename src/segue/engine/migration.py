@@ -21,6 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from segue import config
+from segue.core import deltas
 from segue.core.downtime import ProbeTarget
 from segue.core.forecast import Forecast, first_limit
 from segue.core.model import Control, DriverKind, GuestState, HostAddress, Limits, MigrationSpec, Outcome, OutcomeKind, Transport
@@ -386,7 +387,7 @@ class Migration:
         request = self.request
         policy = self._settings.policy(request.policy)
         bare = found.guest.driver is DriverKind.QEMU  # driven through its monitors, which is what unmanaged means
-        return MigrationSpec(
+        spec = MigrationSpec(
             id=request.id,
             guest=found.guest.name,
             source=found.address.name,
@@ -407,6 +408,7 @@ class Migration:
             libvirt=request.libvirt,
             stopped=bare and found.guest.state is GuestState.PAUSED,
         )
+        return replace(spec, deltas=deltas.possible(spec))
 
     async def _look(self, inventory: Inventory) -> tuple[Found, HostAddress]:
         """Find the guest, and the destination's address for that kind of guest, asking all hosts at once."""

@@ -17,6 +17,7 @@ from typing import Final
 from segue import units
 from segue.core import forecast
 from segue.core.connectivity import Sent, carried_bps
+from segue.core.deltas import come_first
 from segue.core.forecast import Forecast, Prospect
 from segue.core.measured import GOODPUT, RATES_NEEDED, WINDOWS_S, Live, Path, Range, Seen, Touched, UnderWay, Window, tried
 from segue.core.model import DriverKind, HostAddress, JobStatus, Limits, OutcomeKind, Progress
@@ -180,7 +181,8 @@ class Foresight:
         if last is not None and last.choice is expected.choice and not _is_another(last.chosen, expected.chosen):
             self._told = last
             return ""
-        return f"forecast{', corrected' if last is not None else ''}: {forecast.sentence(expected, limits)}"
+        said = forecast.sentence(expected, limits, deltas=come_first(self._record.spec, expected))
+        return f"forecast{', corrected' if last is not None else ''}: {said}"
 
     async def aclose(self) -> None:
         """Stop measuring. May be repeated."""
@@ -260,10 +262,15 @@ def _rates(store: Store, past: Sequence[Record]) -> list[int]:
 
 
 def _rate(store: Store, past: Record) -> int | None:
-    """What a migration got while it sent: the median of its samples, less their first, in which TCP only begins."""
+    """What a migration got while it sent: the median of its samples, less their first, in which TCP only begins.
+
+    Those do not count in which deltas went over: they do not fill a path.
+    """
     rates = [
         sample.progress.throughput_bps
         for sample in store.samples(past.id)
-        if sample.progress.status is JobStatus.ACTIVE and sample.progress.throughput_bps > units.MIB
+        if sample.progress.status is JobStatus.ACTIVE
+        and sample.progress.throughput_bps > units.MIB
+        and not sample.progress.saved_bps
     ][1:]
     return round(statistics.median(rates)) if len(rates) > 2 else None

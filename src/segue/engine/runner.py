@@ -29,7 +29,7 @@ from segue.core.forecast import HARDLY_RUNNING_PERCENT, Forecast, slowed_ms
 from segue.core.model import DriverKind, JobStatus, MigrationSpec, Outcome, OutcomeKind, Owner, Progress
 from segue.core.ownership import Remedy, Verdict
 from segue.core.phases import Effect, Fact, State
-from segue.core.policy import Decision
+from segue.core.policy import Decision, Policy
 from segue.core.ports import Attempt, Hypervisor, Probe
 from segue.core.record import Record, Settings, Wishes
 from segue.engine import failpoints, telling
@@ -131,7 +131,7 @@ class Runner:
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
         self._limits = spec.limits
         self._steers_throttle = spec.driver is not DriverKind.LIBVIRT  # which takes no word about it on the way
-        self._policy = spec.policy or convergence.plan(spec.limits, steers_throttle=self._steers_throttle)
+        self._policy = spec.policy or self._planned(None)
         self._expects: Forecast | None = None
         self._history = History()
         self._climb = Climb(begun_ms=spec.first_downtime_ms)
@@ -252,7 +252,8 @@ class Runner:
         if self._samples is None:
             self._samples = self._attempt.perform()
         try:
-            async for sample in self._samples:
+            async for looked in self._samples:
+                sample = looked.after(self._last)
                 self._take(sample)
                 if fact := self._fact_of(sample):
                     return fact
@@ -362,8 +363,11 @@ class Runner:
         if self._expects is None or self._expects.choice is not expected.choice:
             self._expects = expected
             if self._spec.policy is None and self._climb.missed_ms is None:
-                self._policy = convergence.plan(self._limits, expected, steers_throttle=self._steers_throttle)
+                self._policy = self._planned(expected)
                 self._climb = replace(self._climb, rung=0)
+
+    def _planned(self, expected: Forecast | None) -> Policy:
+        return convergence.plan(self._limits, expected, steers_throttle=self._steers_throttle, deltas=self._spec.deltas)
 
     def _fact_of(self, sample: Progress) -> Fact | None:
         if sample.status is JobStatus.COMPLETED:

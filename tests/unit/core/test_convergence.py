@@ -288,6 +288,37 @@ def test_what_iterations_leave_is_the_most_that_was_seen_of_them_lately():
         assert (convergence.stuck_bytes(seen, less, limits) is None) is not limits.postcopy
 
 
+def with_deltas(*left_kib: int) -> list[tuple[Decision, int | None]]:
+    """What is decided of a guest of which so much is left at looks 0.1 s apart; a path of 100 MiB/s, 250 of 300 ms allowed."""
+    history, climb, limits = History(), Climb(begun_ms=250), Limits()
+    for n in range(5):
+        history = observe(history, sample(elapsed_ms=100 * n, iteration=1, throughput_bps=100 * MIB), 250)
+    done = []
+    for n, left in enumerate(left_kib):
+        look = sample(
+            elapsed_ms=500 + 100 * n,
+            iteration=2 + n,
+            ram_remaining_bytes=left * 1024,
+            throughput_bps=MIB // 10,
+            saved_bytes=(1 + n) * MIB,
+            dirty_bps=MIB,
+        )
+        history = observe(history, look, 250)
+        choice, climb = convergence.decide(history, look, limits, Policy(name="none"), climb)
+        done.append((choice.decision, choice.downtime_ms))
+    return [one for one in done if one[0] is not Decision.CONTINUE]
+
+
+def test_qemu_which_takes_what_deltas_send_for_what_the_path_carries_is_told_to_let_go():
+    """0.4 MiB take 4 ms at what the path carries, and 4 s at what the deltas send."""
+    assert with_deltas(*[400] * 12) == [(Decision.ALLOW_DOWNTIME, 7812)]
+    assert with_deltas(*[400] * 4) == []  # a moment proves nothing
+    assert with_deltas(*[26 * 1024] * 12) == []  # 260 ms
+    more = [(Decision.ALLOW_DOWNTIME, 7812), (Decision.ALLOW_DOWNTIME, 250)]
+    assert with_deltas(*[400] * 8, 26 * 1024, *[26 * 1024] * 3) == more
+    assert with_deltas(*[1600] * 8, *[400] * 8) == [(Decision.ALLOW_DOWNTIME, 31250)]  # less is left, nothing more to say
+
+
 @pytest.mark.parametrize(("took_ms", "known_in"), [(580, 4), (1800, 3)])
 @pytest.mark.parametrize(("dirtied_mib", "stuck"), [(37, True), (30, False)])
 def test_what_is_sent_is_counted_with_qemus_looks_between_iterations(took_ms, known_in, dirtied_mib, stuck):

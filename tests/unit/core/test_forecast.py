@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.core.convergence import plan
+from segue.core.deltas import SEEN_FROM
 from segue.core.dirtying import Curve, curves, fixed_point
 from segue.core.forecast import Means, first_limit, forecast, right_limit, sentence, slowed_ms
 from segue.core.measured import Live, Range, Seen, Touched, UnderWay, Window, sampled
@@ -412,6 +413,19 @@ DOUBTFUL = seen(working_set=200 * MIB, rate=130 * MIB)
 def test_each_forecast_has_its_ladder(what, limits, does):
     policy = plan(limits, forecast(what, limits), steers_throttle=True)
     assert [rung.do for rung in policy.rungs] == does
+
+
+@pytest.mark.parametrize("what", [HOPELESS, DOUBTFUL])
+def test_nothing_is_given_up_before_deltas_have_shown_what_they_bring(what):
+    limits = Limits(auto_converge=False)
+    expected = forecast(what, limits)
+    assert expected is not None
+    whole, declines = plan(limits, expected, deltas=True).rungs
+    assert whole.fits
+    assert (declines.do, declines.iteration, declines.stalled) == (Decision.GIVE_UP, SEEN_FROM, 1)
+    assert sentence(expected, limits, deltas=True).startswith("this can keep your promise only if the guest changes little")
+    large = forecast(replace(what, touched=Touched(bytes=exactly(32 * GIB), how="said")), limits)
+    assert plan(limits, large, deltas=True) == plan(limits, large)
 
 
 def test_a_doubtful_no_is_declined_within_ten_seconds_and_not_at_once():

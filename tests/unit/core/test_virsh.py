@@ -36,6 +36,14 @@ def named(asked: Call) -> dict[str, object]:
     return {row.constant.removeprefix("VIR_MIGRATE_"): value for row, value in virsh.wanted(asked)}
 
 
+def test_to_send_deltas_is_three_words_of_libvirts() -> None:
+    assert not any("COMPRESS" in name for name in named(call(spec(deltas=True))))
+    flags, parameters = arguments(call(spec(deltas=True), remembers=1 << 26))
+    assert flags & libvirt.VIR_MIGRATE_COMPRESSED
+    assert parameters[libvirt.VIR_MIGRATE_PARAM_COMPRESSION] == ["xbzrle"]
+    assert parameters[libvirt.VIR_MIGRATE_PARAM_COMPRESSION_XBZRLE_CACHE] == 1 << 26
+
+
 @pytest.mark.skipif(shutil.which("virsh") is None, reason="there is no virsh to compare with")
 def test_every_option_of_virsh_is_there() -> None:
     said = subprocess.run(["virsh", "help", "migrate"], capture_output=True, text=True, check=True, timeout=20).stdout

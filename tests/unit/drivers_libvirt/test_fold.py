@@ -102,6 +102,9 @@ def test_a_job_is_a_sample():
     sample = fold.progress(stats, elapsed_ms=7, status=JobStatus.ACTIVE)
     assert (sample.dirty_bps, sample.iteration, sample.expected_downtime_ms, sample.downtime_ms) == (3 * 4096, 2, 250, None)
     assert fold.progress(stats, elapsed_ms=7, status=JobStatus.COMPLETED).downtime_ms == 250
+    assert sample.saved_bytes == 0
+    deltas = {"compression_pages": 10, "compression_bytes": 4000}
+    assert fold.progress(stats | deltas, elapsed_ms=7, status=JobStatus.ACTIVE).saved_bytes == 10 * 4096 - 4000
 
 
 def test_an_empty_job_and_odd_values_are_no_numbers():

@@ -79,6 +79,9 @@ def test_a_sample_in_our_units():
     assert (sample.ram_total_bytes, sample.ram_remaining_bytes, sample.sent_bytes, sample.iteration) == (100, 40, 7, 3)
     assert (sample.throughput_bps, sample.dirty_bps) == (1_000_000, 8192)
     assert (sample.expected_downtime_ms, sample.downtime_ms, sample.throttle_percent) == (300, None, 20)
+    assert sample.saved_bytes == 0
+    deltas = {"pages": 10, "bytes": 4000}
+    assert fold.progress({"status": "active", "ram": ram, "xbzrle-cache": deltas}, elapsed_ms=5).saved_bytes == 10 * 4096 - 4000
 
 
 def test_no_numbers_yet():
@@ -87,10 +90,13 @@ def test_no_numbers_yet():
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 anything = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=4)
-NAMES = ("status", "ram", "expected-downtime", "downtime", "cpu-throttle-percentage")
+NAMES = ("status", "ram", "expected-downtime", "downtime", "cpu-throttle-percentage", "xbzrle-cache")
 RAM = ("total", "remaining", "transferred", "mbps", "dirty-pages-rate", "page-size", "dirty-sync-count")
 answers = st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(NAMES, anything) | {"ram": st.dictionaries(st.sampled_from(RAM), anything)}
+    {},
+    optional=dict.fromkeys(NAMES, anything)
+    | {"ram": st.dictionaries(st.sampled_from(RAM), anything)}
+    | {"xbzrle-cache": st.dictionaries(st.sampled_from(("pages", "bytes")), anything) | anything},
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,6 +59,13 @@ def test_what_compresses_is_said_each_time_for_a_qemu_keeps_what_it_was_told():
     differences = spec(wishes=LibvirtWishes(compression=("xbzrle",), xbzrle_cache_bytes=1 << 26))
     assert setup.negotiate(OLD, OLD, differences) == {*ALWAYS, "xbzrle"}
     assert setup.agreed({"xbzrle-cache-size": 1}, {"xbzrle-cache-size": 1}, differences) == {"xbzrle-cache-size": 1 << 26}
+
+
+def test_deltas_go_over_where_both_were_built_with_them():
+    deltas = replace(spec(), deltas=True)
+    without = {name: False for name in OLD if name != "xbzrle"}
+    assert setup.negotiate(OLD, OLD, deltas) == setup.negotiate(OLD, NEW, deltas) == {*ALWAYS, "xbzrle"}
+    assert setup.negotiate(OLD, without, deltas) == setup.negotiate(without, OLD, deltas) == ALWAYS
 
 
 def test_a_qemu_that_lacks_what_is_needed_is_named():

@@ -1,6 +1,7 @@
 """A migration as a caller holds it, over the simulated world: every end is proven, told, and leaves one copy."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -135,12 +136,23 @@ async def test_a_guest_that_outruns_the_link_is_given_up_at_the_deadline() -> No
 
 
 async def test_a_promise_that_nothing_allowed_can_keep_is_declined_while_the_guest_is_hardly_on_its_way() -> None:
-    rehearsal = Rehearsal(replace(FLAT_OUT, write_bps=400 * units.MIB))
+    rehearsal = Rehearsal(replace(FLAT_OUT, write_bps=400 * units.MIB, memory_bytes=2 * units.GIB))
     migration = rehearsal.migration(limits=Limits(auto_converge=False))
     with pytest.raises(MigrationFailed, match=r"pre-copy does not converge: it needs .* what would move it: --max-downtime"):
         await migration
     assert rehearsal.world.now_ms < 2_000
     assert rehearsal.shown == {"alpha": Sighting.RUNNING}
+
+
+@pytest.mark.parametrize(("mib", "covers", "moves"), [(150, 8, True), (400, 8, False), (150, 1, False)])
+async def test_a_guest_that_changes_little_of_each_page_moves_where_no_other_would(mib, covers, moves) -> None:
+    rehearsal = Rehearsal(replace(FLAT_OUT, write_bps=mib * units.MIB, deltas_cover=covers))
+    migration = rehearsal.migration(limits=Limits(auto_converge=False))
+    with contextlib.nullcontext() if moves else pytest.raises(MigrationFailed, match="pre-copy does not converge"):
+        outcome = await migration
+        assert not any(decision.startswith("give-up") for decision in outcome.decisions)
+    assert rehearsal.world.now_ms < 10_000
+    assert rehearsal.shown == {"beta" if moves else "alpha": Sighting.RUNNING}
 
 
 async def test_only_observing_tells_what_would_be_done_and_does_none_of_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from segue.core.deltas import come_first
 from segue.core.forecast import sentence
 from segue.core.preflight.facts import Facts, Unseen
 from segue.core.preflight.findings import Finding, Seen, Severity
@@ -24,10 +25,11 @@ def find(facts: Facts) -> Iterator[Finding]:
     dirtied = ", ".join(f"{format_bytes(one.dirtied_bytes)} dirtied in {one.ms / 1000:g} s" for one in seen.windows)
     used = f"{format_bytes(seen.touched.bytes.likely)} in use" if seen.touched else ""
     carries = f"the path carries {format_rate(seen.path.bps.likely)}, {seen.path.how}" if seen.path else ""
-    said = sentence(expected, facts.spec.limits)
+    waits = come_first(facts.spec, expected)
+    said = sentence(expected, facts.spec.limits, deltas=waits)
     yield Finding(
         code="promise",
-        severity=Severity.BLOCKER if expected.hopeless else Severity.WARNING,
+        severity=Severity.BLOCKER if expected.hopeless and not waits else Severity.WARNING,
         sentence=f"{said[:1].upper()}{said[1:]}.",
         seen=tuple(Seen(host=facts.source.host, what=what) for what in (used, dirtied, carries) if what),
         fix="Allow more, by one of the options that the sentence names, or wait until the guest writes less.",

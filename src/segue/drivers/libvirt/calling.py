@@ -17,13 +17,15 @@ from typing import Final
 
 import libvirt
 
-from segue.core import domxml, virsh
+from segue import units
+from segue.core import deltas, domxml, virsh
 from segue.core.domxml import Carried
 from segue.core.model import Control, MigrationSpec
 from segue.core.storage import CopyStorage
 from segue.drivers.libvirt import carried, definitions, runtime
 from segue.drivers.libvirt.client import Client
 from segue.drivers.libvirt.disks import FileDisk
+from segue.drivers.libvirt.hosting import spare_bytes
 from segue.drivers.libvirt.hypervisor import QUERY_DEADLINE_S, LibvirtHypervisor, connected
 from segue.errors import AnswerNotSeen, HypervisorError
 
@@ -51,6 +53,7 @@ class Found:
     persistent: bool
     max_downtime_ms: int
     carried: Carried
+    remembers: int = 0
 
 
 async def find(spec: MigrationSpec, source: LibvirtHypervisor) -> Found:
@@ -70,6 +73,7 @@ async def find(spec: MigrationSpec, source: LibvirtHypervisor) -> Found:
             persistent=bool(domain.isPersistent()),
             max_downtime_ms=domain.migrateGetMaxDowntime() if domain.isActive() else spec.first_downtime_ms,
             carried=carried.find(domain),
+            remembers=deltas.remembered_bytes(domain.maxMemory() * units.KIB, spare_bytes(domain)) if spec.deltas else 0,
         )
 
     return await source.ask(look)
@@ -219,6 +223,7 @@ class Calling:
             xml=xml,
             persistent_xml=persistent_xml,
             disks=tuple(one.target for one in copied),
+            remembers=found.remembers,
         )
         flags, parameters = arguments(call)
         flags |= more_flags

@@ -91,6 +91,7 @@ def progress(stats: Mapping[str, object], *, elapsed_ms: int, status: JobStatus)
         return value if isinstance(value, int) else 0
 
     ended = status is JobStatus.COMPLETED
+    page = number("memory_page_size") or 4096
     downtime = number("downtime") if "downtime" in stats else None
     return Progress(
         elapsed_ms=elapsed_ms,
@@ -100,7 +101,8 @@ def progress(stats: Mapping[str, object], *, elapsed_ms: int, status: JobStatus)
         ram_remaining_bytes=number("memory_remaining"),
         sent_bytes=number("memory_processed"),
         throughput_bps=number("memory_bps"),
-        dirty_bps=number("memory_dirty_rate") * (number("memory_page_size") or 4096),
+        saved_bytes=max(0, number("compression_pages") * page - number("compression_bytes")),
+        dirty_bps=number("memory_dirty_rate") * page,
         iteration=number("memory_iteration"),
         expected_downtime_ms=None if ended else downtime,
         downtime_ms=downtime if ended else None,

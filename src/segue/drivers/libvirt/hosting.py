@@ -22,6 +22,8 @@ _ACCELERATORS: Final = {virt: accelerator for accelerator, virt in _VIRT_TYPES.i
 _ONE_HOSTS: Final = ("host-passthrough", "maximum")
 """CPU modes in which the guest sees what its host has; libvirt's description of such a CPU says nothing more."""
 _ALL_NODES: Final = -1  # VIR_NODE_MEMORY_STATS_ALL_CELLS
+_UNLIMITED_KIB: Final = 9007199254740988
+"""What libvirt says of a limit that is none, or more (VIR_DOMAIN_MEMORY_PARAM_UNLIMITED, in whole pages)."""
 
 
 def parts(connection: libvirt.virConnect, guest: str) -> Parts:
@@ -158,14 +160,26 @@ def _features(xml: str) -> frozenset[str]:
     return frozenset(one.get("name", "") for one in cpu.iterfind("feature") if one.get("policy", "require") == "require")
 
 
-def _memory(connection: libvirt.virConnect, wanted: Parts) -> HostMemory:
+def spare_bytes(domain: libvirt.virDomain) -> int:
+    """What a guest's QEMU may use more than it does; nothing where somebody has set a limit to it (memtune, hard_limit)."""
+    try:
+        limit_kib = domain.memoryParameters().get("hard_limit", _UNLIMITED_KIB)
+    except libvirt.libvirtError:  # no cgroup, no limit
+        limit_kib = _UNLIMITED_KIB
+    return _available_bytes(domain.connect()) if limit_kib >= _UNLIMITED_KIB else 0
+
+
+def _available_bytes(connection: libvirt.virConnect) -> int:
+    """What the kernel could give back at once; libvirt has no figure for "available"."""
     stats: Mapping[str, int] = connection.getMemoryStats(_ALL_NODES)
-    # What the kernel could give back at once; libvirt has no figure for "available".
-    available = sum(stats.get(name, 0) for name in ("free", "buffers", "cached")) * units.KIB
+    return sum(stats.get(name, 0) for name in ("free", "buffers", "cached")) * units.KIB
+
+
+def _memory(connection: libvirt.virConnect, wanted: Parts) -> HostMemory:
     nodes = sorted(wanted.memory.nodes)
     page = wanted.memory.page_bytes
     return HostMemory(
-        available_bytes=available,
+        available_bytes=_available_bytes(connection),
         swap_bytes=0,
         pages={page: _free_pages(connection, page)} if page else {},
         nodes=_free_of_nodes(connection) if nodes else {},

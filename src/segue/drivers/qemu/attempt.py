@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
 
-from segue.core import argv, causes
+from segue.core import argv, causes, deltas
 from segue.core import twin as core_twin
 from segue.core.causes import Quote
 from segue.core.causes.codes import JOB
@@ -27,7 +27,7 @@ from segue.core.evidence import Sighting
 from segue.core.model import JobStatus, MigrationSpec, Progress, Transport
 from segue.core.ports import ActionLog
 from segue.core.record import Action, Settings
-from segue.drivers.qemu import channel, fold, launch, processes, setup, storage, twin
+from segue.drivers.qemu import channel, fold, hosting, launch, processes, setup, storage, twin
 from segue.drivers.qemu.channel import Channel
 from segue.drivers.qemu.hypervisor import QemuHypervisor
 from segue.drivers.qemu.processes import Process
@@ -116,8 +116,9 @@ class QemuAttempt:
                 self._see_both(leaving),
             )
             copied = await self._disks.create(here, leaving.cwd) if self._disks else frozenset()
-            (command, moved), _ = await asyncio.gather(
+            (command, moved), remembered, _ = await asyncio.gather(
                 twin.command(here, leaving, observed, looks[1].taken, overrides, aliases=aliases, default=default),
+                self._remembered_bytes(here, leaving),
                 twin.check_files(source, destination, leaving, observed.live, looks, copied=copied, renamed=renamed),
             )
             arriving = self._arriving = await self._launch(leaving, command)
@@ -125,8 +126,10 @@ class QemuAttempt:
             twin.check_same(observed.shape, await twin.shape(there), names=(self._source.host, self._destination.host))
             async with self._log.acting(Action.LISTEN, "; ".join((self._destination.host, *moved))):
                 can = await setup.capabilities(there)
-                self._capabilities = setup.negotiate(self._can, can, self._spec)
+                self._capabilities = setup.negotiate(self._can, can, replace(self._spec, deltas=bool(remembered)))
                 self._parameters = await setup.parameters(here, there, self._spec)
+                if "xbzrle" in self._capabilities and remembered:
+                    self._parameters |= setup.remembering(remembered)
                 await setup.set_capabilities(there, can, self._capabilities)
                 self._listens = await self._way().receive(there, address)
             if self._disks:
@@ -142,6 +145,16 @@ class QemuAttempt:
                 guest_at=f"it is on {self._source.host}, untouched",
                 hint=error.hint,
             ) from error
+
+    async def _remembered_bytes(self, here: Session, leaving: Process) -> int:
+        """How much of what was sent the source is to remember, to send only what changes in it; 0: nothing."""
+        if not self._spec.deltas:
+            return 0
+        spare, size = await asyncio.gather(
+            hosting.spare_bytes(self._source.shell, leaving), here.query("query-memory-size-summary")
+        )
+        guest_bytes = sum(one for one in size.values() if isinstance(one, int))
+        return deltas.remembered_bytes(guest_bytes, spare)
 
     async def _data_address(self) -> str:
         """Where the destination is to receive; empty where no port is opened."""

@@ -103,10 +103,13 @@ def progress(migration: Mapping[str, object], *, elapsed_ms: int) -> Progress:
     """One sample from query-migrate (qapi/migration.json, MigrationInfo; ``mbps`` is in megabits, the dirty rate in pages)."""
     ram = migration.get("ram")
     ram = ram if isinstance(ram, dict) else {}
+    deltas = migration.get("xbzrle-cache")
+    deltas = deltas if isinstance(deltas, dict) else {}
 
     def number(name: str, factor: int = 1) -> int:
         return _number(ram.get(name), factor) or 0
 
+    page = number("page-size") or 4096
     return Progress(
         elapsed_ms=elapsed_ms,
         status=status_of(migration),
@@ -115,7 +118,8 @@ def progress(migration: Mapping[str, object], *, elapsed_ms: int) -> Progress:
         ram_remaining_bytes=number("remaining"),
         sent_bytes=number("transferred"),
         throughput_bps=number("mbps", 125_000),
-        dirty_bps=number("dirty-pages-rate", number("page-size") or 4096),
+        saved_bytes=max(0, (_number(deltas.get("pages"), page) or 0) - (_number(deltas.get("bytes")) or 0)),
+        dirty_bps=number("dirty-pages-rate", page),
         iteration=number("dirty-sync-count"),
         expected_downtime_ms=_number(migration.get("expected-downtime")),
         downtime_ms=_number(migration.get("downtime")),

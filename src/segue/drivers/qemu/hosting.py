@@ -69,6 +69,26 @@ capable=0
 while read -r key value; do [ "$key" != CapEff: ] || capable=$(((0x$value >> 14) & 1)); done </proc/self/status
 if [ -z "$1" ] && [ "$capable" = 1 ]; then echo unlimited; else ulimit -l; fi
 """
+# $1 a QEMU's pid: the bytes that it may use more than it does, by its host's memory and by each cgroup that it is in, be they of
+# version 2 or 1 (cgroups(7)). A cgroup that cannot be seen from there sets no limit.
+_SPARE: Final = r"""
+while read -r key kib _; do [ "$key" != MemAvailable: ] || spare=$((kib * 1024)); done </proc/meminfo
+while IFS=: read -r _ kinds path; do
+    case ",$kinds," in
+        ,,) root=/sys/fs/cgroup limit=memory.max usage=memory.current ;;
+        *,memory,*) root=/sys/fs/cgroup/memory limit=memory.limit_in_bytes usage=memory.usage_in_bytes ;;
+        *) continue ;;
+    esac
+    while [ -n "${path%/}" ]; do
+        group=$root$path path=${path%/*}
+        [ -r "$group/$limit" ] || continue
+        read -r most <"$group/$limit"
+        read -r used <"$group/$usage"
+        [ "$most" = max ] || [ $((most - used)) -ge "$spare" ] || spare=$((most - used))
+    done
+done <"/proc/$1/cgroup"
+echo "$spare"
+"""
 _ACCELERATORS: Final = "[ -w /dev/kvm ] && echo kvm; echo tcg"
 
 
@@ -92,6 +112,17 @@ async def parts(session: Session, process: Process) -> Parts:
             host=session.host,
             raw=type(error).__name__,
         ) from error
+
+
+async def spare_bytes(shell: HostShell, process: Process) -> int:
+    """What a QEMU may use of its host's memory more than it does; 0 where that cannot be seen.
+
+    Raises:
+        HostUnreachable, AnswerNotSeen: the host does not answer.
+    """
+    done = await shell.run(["sh", "-c", _SPARE, "sh", str(process.pid)], deadline_s=OFFER_DEADLINE_S)
+    said = done.stdout.decode(errors="replace").strip()
+    return int(said) if said.isdigit() else 0
 
 
 async def _ask(session: Session, questions: Mapping[str, tuple[str, Mapping[str, object] | None]]) -> dict[str, object]:

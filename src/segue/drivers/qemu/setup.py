@@ -75,8 +75,8 @@ def negotiate(here: Mapping[str, bool], there: Mapping[str, bool], spec: Migrati
                 hint="Ask for less, or move the guest to a host with a newer QEMU when it can be shut down.",
             )
     both = here.keys() & there.keys()
-    helpful = {name for name, wants in wanted.HELPFUL.items() if wants(spec)} & both if wanted.TELLS_NEWER in both else set()
-    return needed | helpful
+    helpful = {name for name, wants in wanted.HELPFUL.items() if wants(spec) and wanted.TELLS_NEWER.get(name, name) in both}
+    return needed | (helpful & both)
 
 
 async def capabilities(session: Session) -> dict[str, bool]:
@@ -123,8 +123,13 @@ def agreed(here: Mapping[str, object], there: Mapping[str, object], spec: Migrat
     """
     wanted: dict[str, str | int] = {"zero-page-detection": "multifd"} if spec.connections > 1 else {}
     if spec.libvirt.xbzrle_cache_bytes is not None:
-        wanted["xbzrle-cache-size"] = spec.libvirt.xbzrle_cache_bytes
+        wanted |= remembering(spec.libvirt.xbzrle_cache_bytes)
     return {name: value for name, value in wanted.items() if name in here and name in there}
+
+
+def remembering(bytes_: int) -> dict[str, str | int]:
+    """The parameter by which so much of what was sent is remembered, to send only what changes in it."""
+    return {"xbzrle-cache-size": bytes_}
 
 
 def compression(spec: MigrationSpec) -> dict[str, str | int]:

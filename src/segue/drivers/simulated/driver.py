@@ -229,6 +229,7 @@ class SimulatedAttempt:
             bandwidth_bps=limits.bandwidth_bps,
             left_bytes=self._guest.memory_bytes,
             began_ms=self._world.now_ms,
+            deltas=self._spec.deltas,
         )
 
     def _job(self) -> Stream:

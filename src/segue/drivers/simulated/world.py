@@ -26,6 +26,8 @@ class SimGuest:
     memory_bytes: int = 256 * units.MIB
     working_set_bytes: int = 0
     write_bps: int = 0
+    deltas_cover: int = 1
+    """Each byte of a delta stands for so many of memory; 1: it changes whole pages."""
     copies: dict[str, Sighting] = field(default_factory=dict)
     job: Stream | None = None
     """Its memory on the way; it goes on whoever looks, as a hypervisor's does."""
@@ -102,6 +104,8 @@ class Stream:
     dirty_bps: int = 0
     downtime_ms: int | None = None
     throttle_percent: int = 0
+    deltas: bool = False
+    saved_bytes: int = 0
 
     @property
     def rate_bps(self) -> int:
@@ -114,9 +118,12 @@ class Stream:
         self.round_ms += TICK_MS
         if self.world.cut:
             return
-        moved = min(self.left_bytes, self.rate_bps * TICK_MS // 1000)
+        # In the second iteration what is sent is remembered, in the third deltas go over.
+        covers = self.guest.deltas_cover if self.deltas and self.iteration > 2 else 1
+        moved = min(self.left_bytes, covers * self.rate_bps * TICK_MS // 1000)
         self.left_bytes -= moved
-        self.sent_bytes += moved
+        self.sent_bytes += moved // covers
+        self.saved_bytes += moved - moved // covers
         if self.status is JobStatus.POSTCOPY:
             if self.left_bytes == 0:
                 self.status = JobStatus.COMPLETED
@@ -144,6 +151,7 @@ class Stream:
             ram_remaining_bytes=self.left_bytes,
             sent_bytes=self.sent_bytes,
             throughput_bps=self.rate_bps,
+            saved_bytes=self.saved_bytes,
             dirty_bps=self.dirty_bps,
             iteration=self.iteration,
             downtime_ms=self.downtime_ms,
