@@ -127,7 +127,7 @@ struct memory {
     size_t touch_bytes, set_bytes;
     uint64_t rate_bps; /* UINT64_MAX: flat out */
     uint64_t on_ms, off_ms; /* bursts; on_ms 0: always */
-    int text;
+    int text, whole;
 };
 
 static uint64_t mix(uint64_t x) /* splitmix64 */
@@ -140,11 +140,21 @@ static uint64_t mix(uint64_t x) /* splitmix64 */
 
 static uint64_t expected(uint64_t page, uint64_t pass) { return mix(page << 24 ^ pass); }
 
-/* One word at the page's start and one at a place that moves with the pass: each must still hold what was written last. */
-static unsigned write_page(uint64_t *page, uint64_t number, uint64_t pass)
+static uint64_t xorshift(uint64_t x) /* xorshift64: incompressible, and quick */
+{
+    x ^= x << 13, x ^= x >> 7;
+    return x ^ x << 17;
+}
+
+/* One word at the page's start and one at a place that moves with the pass: each must still hold what was written last.
+   Of a whole page all the others are new, too. */
+static unsigned write_page(uint64_t *page, uint64_t number, uint64_t pass, int whole)
 {
     unsigned words = PAGE / sizeof *page, place = 1 + pass % (words - 1), last = 1 + (pass - 1) % (words - 1);
     unsigned errors = pass > 1 && (page[0] != expected(number, pass - 1) || page[last] != ~expected(number, pass - 1));
+    uint64_t state = expected(number, pass) | 1;
+    for (unsigned word = 1; whole && word < words; word++)
+        page[word] = state = xorshift(state);
     page[0] = expected(number, pass);
     page[place] = ~expected(number, pass);
     return errors;
@@ -159,9 +169,9 @@ static void *write_memory(void *given)
         say("E %s no memory\n", boot);
         return NULL;
     }
-    uint64_t state = 88172645463325252u; /* xorshift64: incompressible, and quick */
+    uint64_t state = 88172645463325252u;
     for (size_t word = 0; word < bytes / sizeof *words; word++) {
-        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        state = xorshift(state);
         words[word] = memory->text ? 0x2065756765732065 : state;
     }
     say("S %s ready\n", boot);
@@ -173,7 +183,7 @@ static void *write_memory(void *given)
     clock_gettime(CLOCK_MONOTONIC, &next);
     for (uint64_t told = mono_ms(), begun = told;;) {
         for (uint64_t done = 0; done < (batch ? batch : 1); done++) {
-            errors += write_page(words + page * (PAGE / sizeof *words), page, pass);
+            errors += write_page(words + page * (PAGE / sizeof *words), page, pass, memory->whole);
             written += PAGE;
             if (++page == pages)
                 page = 0, pass++;
@@ -326,6 +336,7 @@ int main(int count, char **words)
         .on_ms = count == 8 ? strtoull(words[5], NULL, 10) : 0,
         .off_ms = count == 8 ? strtoull(words[6], NULL, 10) : 0,
         .text = count == 8 && !strcmp(words[7], "text"),
+        .whole = count == 8 && !strcmp(words[7], "whole"),
     };
     if (memory.touch_bytes < PAGE)
         memory.touch_bytes = PAGE;

@@ -18,7 +18,7 @@ GOODPUT: Final = 0.956
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What the guest does. Sizes in MiB, rate in MiB/s or "max", bursts in ms on and off."""
+    """What the guest does. Sizes in MiB, rate in MiB/s or "max", bursts in ms on and off; `whole`: all of a page is written."""
 
     name: str
     touch: int
@@ -26,6 +26,7 @@ class Workload:
     rate: str = "0"
     bursts: tuple[int, int] | None = None
     compressible: bool = False
+    whole: bool = False
 
     def spec(self) -> GuestSpec:
         """The guest that does it."""
@@ -40,6 +41,7 @@ class Workload:
             rate=self.rate,
             bursts=self.bursts,
             compressible=self.compressible,
+            whole_pages=self.whole,
         )
 
     def __str__(self) -> str:
@@ -48,7 +50,7 @@ class Workload:
             return f"{self.touch} MiB touched, idle"
         rate = "flat out" if self.rate == "max" else f"at {self.rate} MiB/s"
         bursts = f", {self.bursts[0] / 1000:g} s of every {sum(self.bursts) / 1000:g}" if self.bursts else ""
-        kind = ", compressible" if self.compressible else ""
+        kind = ", compressible" if self.compressible else ", whole pages" if self.whole else ""
         return f"{self.touch} MiB touched, {self.writes} written {rate}{bursts}{kind}"
 
 
@@ -76,6 +78,8 @@ WORKLOADS: Final = {
         Workload(name="set-64", touch=96, writes=64, rate="max"),
         Workload(name="bursts", touch=96, writes=48, rate="100", bursts=(1000, 3000)),
         Workload(name="text-24", touch=96, writes=48, rate="24", compressible=True),
+        Workload(name="whole-24", touch=96, writes=48, rate="24", whole=True),
+        Workload(name="whole-60", touch=96, writes=48, rate="60", whole=True),
     )
 }
 LINKS: Final[dict[str, int | None]] = {

@@ -135,7 +135,7 @@ def test_a_guest_that_outruns_the_link_arrives_by_post_copy(lab: Lab, start_gues
 def test_a_guest_that_outruns_the_link_and_changes_little_of_each_page_moves_by_deltas(
     lab: Lab, start_guest: Start, kind: str, control: str
 ) -> None:
-    """It writes a word of each page, 160 MiB of pages a second, over a link of 112 MiB; nobody slows it, and all of it arrives."""
+    """It writes a word of each page, 160 MiB of pages a second, over a link of 112 MiB; nobody slows it, and it all arrives."""
     load: dict[str, Any] = {
         "touch_bytes": 128 * units.MIB,
         "set_bytes": 96 * units.MIB,

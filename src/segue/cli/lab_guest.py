@@ -25,6 +25,7 @@ def start(
     touch: Annotated[str, typer.Option(metavar="SIZE", help="Filled once with incompressible bytes (bare: MiB).")] = "0",
     working_set: Annotated[str, typer.Option(metavar="SIZE", help="Written again and again (bare: MiB).")] = "0",
     write_rate: Annotated[str, typer.Option(metavar="MiB/s|max", help="How fast the working set is written.")] = "0",
+    whole_pages: Annotated[bool, typer.Option("--whole-pages", help="All of each page is written, not two words of it.")] = False,
     disk: Annotated[bool, typer.Option("--disk", help="With a disk on the lab's storage, to which it appends records.")] = False,
     local_disk: Annotated[str, typer.Option(metavar="raw|qcow2|overlay", help="With such a disk on its host alone.")] = "",
     with_parts: Annotated[
@@ -57,6 +58,7 @@ def start(
         touch_bytes=units.parse_bytes(touch),
         set_bytes=units.parse_bytes(working_set),
         rate=write_rate,
+        whole_pages=whole_pages,
         disk=disk,
         local=local_disk,
         persistent=not transient,

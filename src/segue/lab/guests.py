@@ -70,6 +70,7 @@ class GuestSpec:
         rate: MiB/s of dirtied memory, 0 for none, or ``max``.
         bursts: it is written for so many ms, then not for so many, and so on; ``None``: always.
         compressible: what is in the memory compresses well.
+        whole_pages: of a page all is written anew each time, and incompressible, where else two words are.
         disk: with a disk on the lab's storage.
         local: with a disk on its host alone, one of `LOCAL_DISKS`; empty for none. The auditor does not read it.
         persistent: a libvirt guest that is defined, not only created.
@@ -85,6 +86,7 @@ class GuestSpec:
     rate: str = "0"
     bursts: tuple[int, int] | None = None
     compressible: bool = False
+    whole_pages: bool = False
     disk: bool = False
     local: str = ""
     persistent: bool = True
@@ -279,7 +281,8 @@ def _new(lab: Lab, spec: GuestSpec, *, taken: set[int]) -> LabGuest:
 def _cmdline(spec: GuestSpec, guest: LabGuest) -> str:
     mib = {"touch": spec.touch_bytes // units.MIB, "set": spec.set_bytes // units.MIB}
     on_ms, off_ms = spec.bursts or (0, 0)
-    more = {"on": on_ms, "off": off_ms, "fill": "text" if spec.compressible else "random"}
+    fill = "text" if spec.compressible else "whole" if spec.whole_pages else "random"
+    more = {"on": on_ms, "off": off_ms, "fill": fill}
     return kernel.cmdline({"address": guest.address, **mib, "rate": spec.rate, **more})
 
 
