@@ -37,7 +37,8 @@ def possible(spec: MigrationSpec) -> bool:
     wishes = spec.libvirt
     own = spec.policy is None and not spec.observe_only
     otherwise = bool(wishes.compression) or wishes.compressed or wishes.zero_copy or wishes.offline
-    return own and spec.connections == 1 and not spec.limits.postcopy and not otherwise
+    rdma = wishes.migration_uri.startswith("rdma:")  # which sends pages by itself
+    return own and spec.connections == 1 and not spec.limits.postcopy and not otherwise and not rdma
 
 
 def soon(expected: Forecast) -> bool:

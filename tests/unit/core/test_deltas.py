@@ -30,6 +30,8 @@ SPEC = MigrationSpec(id="1", guest="web1", source="alpha", destination="beta", d
         ({"libvirt": LibvirtWishes(compression=("mt",))}, False),
         ({"libvirt": LibvirtWishes(compressed=True)}, False),
         ({"libvirt": LibvirtWishes(offline=True)}, False),
+        ({"libvirt": LibvirtWishes(migration_uri="rdma://beta")}, False),
+        ({"libvirt": LibvirtWishes(migration_uri="tcp://beta")}, True),
     ],
 )
 def test_they_go_over_where_nothing_else_was_asked_for(change, possible):
