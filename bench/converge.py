@@ -5,8 +5,8 @@
     ./run bench converge --show --markdown docs/bench/converge.md --svg docs/bench/converge.svg
 
 Two hosts, one libvirt guest a workload, moved back and forth by each contender in turn: `segue migrate` by its own choice,
-`virsh migrate` plain, with --auto-converge and with --postcopy, and the ladders of Nova, oVirt, Proxmox, KubeVirt and Ganeti
-(bench/ladders.toml) on Segue's engine. A run that is not over after --cut seconds is interrupted and counts as not converged.
+`virsh migrate` plain, with --auto-converge, with --postcopy and with --comp-methods xbzrle, and the ladders of Nova, oVirt,
+Proxmox, KubeVirt and Ganeti (bench/ladders.toml) on Segue's engine. A run that is not over after --cut seconds is interrupted and counts as not converged.
 Results are kept as JSON lines: what is there already is not played again, so a long grid can be played in parts.
 """
 

@@ -144,6 +144,12 @@ CONTENDERS: Final = {
             options=("--postcopy", "--postcopy-after-precopy"),
             what="… --postcopy --postcopy-after-precopy",
         ),
+        Contender(
+            name="virsh-xbzrle",
+            tool="virsh",
+            options=("--comp-methods", "xbzrle", "--comp-xbzrle-cache", str(256 * units.MIB)),
+            what="… --comp-methods xbzrle, which Segue does by itself",
+        ),
         _ladder("nova", "OpenStack Nova"),
         _ladder("ovirt-minimal", "oVirt, minimal downtime"),
         _ladder("ovirt-suspend", "oVirt, suspend workload if needed"),

@@ -37,6 +37,7 @@ LETTERS: Final = {
     "virsh": "v",
     "virsh-ac": "a",
     "virsh-postcopy": "p",
+    "virsh-xbzrle": "x",
     "nova": "N",
     "ovirt-minimal": "m",
     "ovirt-suspend": "s",
