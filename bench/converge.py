@@ -6,8 +6,9 @@
 
 Two hosts, one libvirt guest a workload, moved back and forth by each contender in turn: `segue migrate` by its own choice,
 `virsh migrate` plain, with --auto-converge, with --postcopy and with --comp-methods xbzrle, and the ladders of Nova, oVirt,
-Proxmox, KubeVirt and Ganeti (bench/ladders.toml) on Segue's engine. A run that is not over after --cut seconds is interrupted and counts as not converged.
-Results are kept as JSON lines: what is there already is not played again, so a long grid can be played in parts.
+Proxmox, KubeVirt and Ganeti (bench/ladders.toml) on Segue's engine. A run that is not over after --cut seconds is interrupted
+and counts as not converged. Results are kept as JSON lines: what is there already is not played again, so a long grid can be
+played in parts.
 """
 
 from __future__ import annotations
