@@ -367,7 +367,7 @@ def decide(
     if silent_ms >= SILENCE_MS:
         why = f"nothing was sent for {units.format_duration_ms(silent_ms)}: the link does not carry"
         return Choice(decision=Decision.GIVE_UP, reason=why), climb
-    if sample.saved_bytes and (let_go := _let_go(history, sample, limits, climb)):
+    if sample.saved_bytes and policy.name == OWN and (let_go := _let_go(history, sample, limits, climb)):
         return let_go
     if history.stalled < climb.acted_stalled:  # it made progress since: what follows is counted from nothing
         climb = replace(climb, acted_stalled=0)
@@ -383,7 +383,9 @@ def decide(
 
 
 LET_GO_AFTER_MS: Final = 500
+"""For so long all samples say that it fits: QEMU, which looks every 50 ms, would have gone by itself."""
 LET_GO_TIMES: Final = 2
+"""What deltas send goes up and down from one tenth of a second to the next, by which QEMU goes."""
 MOST_TOLD_MS: Final = 60_000
 
 
@@ -393,7 +395,8 @@ def _let_go(history: History, sample: Progress, limits: Limits, climb: Climb) ->
     It multiplies what it may take with what it has sent lately (migration/migration.c, migration_update_counters), and takes what
     deltas send for all that the path carries: a guest of which 0.4 MiB were left was taken for one that needs 6.6 s of
     standstill. So it is told as much more as the path carries more. Should every page that is left have to go over whole, it
-    would still fit into what is allowed; when more is left again, QEMU is told no more than that.
+    would still fit into what is allowed; when more is left again, QEMU is told no more than that. By a ladder that was declared
+    it is told what stands there.
     """
     allowed = allowed_ms(limits, climb)
     lately = history.lately
@@ -485,6 +488,7 @@ def _act(rung: Rung, history: History, sample: Progress, limits: Limits, policy:
         climb,
         rung=climb.rung + (not stays),
         downtime_ms=downtime_ms or before_ms,
+        told_ms=climb.told_ms if downtime_ms is None else 0,
         acted_ms=sample.elapsed_ms,
         acted_stalled=history.stalled,
     )

@@ -29,7 +29,7 @@ from segue.core.convergence import (
 )
 from segue.core.forecast import slowed_ms
 from segue.core.model import JobStatus, Limits, OnMiss, Progress
-from segue.core.policy import Decision, Policy, Rung
+from segue.core.policy import OWN, Decision, Policy, Rung
 from segue.units import GIB, MIB
 
 WIRE = 112 * MIB  # what 1 Gbit/s carries
@@ -304,7 +304,8 @@ def with_deltas(*left_kib: int) -> list[tuple[Decision, int | None]]:
             dirty_bps=MIB,
         )
         history = observe(history, look, 250)
-        choice, climb = convergence.decide(history, look, limits, Policy(name="none"), climb)
+        choice, climb = convergence.decide(history, look, limits, Policy(name=OWN), climb)
+        assert convergence.decide(history, look, limits, Policy(name="declared"), climb)[0].decision is Decision.CONTINUE
         done.append((choice.decision, choice.downtime_ms))
     return [one for one in done if one[0] is not Decision.CONTINUE]
 
