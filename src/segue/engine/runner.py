@@ -310,9 +310,8 @@ class Runner:
         self._limits = limits = wishes.applied(self._limits)
         try:
             if wishes.max_downtime_ms is not None:
-                self._climb = replace(
-                    self._climb, downtime_ms=0, told_ms=0, begun_ms=0
-                )  # what a person asks for goes before that
+                # What a person asks for goes before what was chosen.
+                self._climb = replace(self._climb, downtime_ms=0, told_ms=0, begun_ms=0)
                 await self._attempt.set_max_downtime(wishes.max_downtime_ms)
             if wishes.bandwidth_bps is not None:
                 await self._attempt.set_bandwidth(wishes.bandwidth_bps)
