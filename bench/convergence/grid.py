@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Final
+from typing import Final, Literal
 
 from segue import units
 from segue.lab.guests import GuestSpec, memory_for
@@ -18,15 +18,14 @@ GOODPUT: Final = 0.956
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What the guest does. Sizes in MiB, rate in MiB/s or "max", bursts in ms on and off; `whole`: all of a page is written."""
+    """What the guest does. Sizes in MiB, rate in MiB/s or "max", bursts in ms on and off; `fill` is the guest's."""
 
     name: str
     touch: int
     writes: int = 0
     rate: str = "0"
     bursts: tuple[int, int] | None = None
-    compressible: bool = False
-    whole: bool = False
+    fill: Literal["random", "text", "whole"] = "random"
 
     def spec(self) -> GuestSpec:
         """The guest that does it."""
@@ -40,8 +39,7 @@ class Workload:
             set_bytes=self.writes * units.MIB,
             rate=self.rate,
             bursts=self.bursts,
-            compressible=self.compressible,
-            whole_pages=self.whole,
+            fill=self.fill,
         )
 
     def __str__(self) -> str:
@@ -50,7 +48,7 @@ class Workload:
             return f"{self.touch} MiB touched, idle"
         rate = "flat out" if self.rate == "max" else f"at {self.rate} MiB/s"
         bursts = f", {self.bursts[0] / 1000:g} s of every {sum(self.bursts) / 1000:g}" if self.bursts else ""
-        kind = ", compressible" if self.compressible else ", whole pages" if self.whole else ""
+        kind = {"random": "", "text": ", compressible", "whole": ", whole pages"}[self.fill]
         return f"{self.touch} MiB touched, {self.writes} written {rate}{bursts}{kind}"
 
 
@@ -77,9 +75,9 @@ WORKLOADS: Final = {
         Workload(name="set-32", touch=96, writes=32, rate="max"),
         Workload(name="set-64", touch=96, writes=64, rate="max"),
         Workload(name="bursts", touch=96, writes=48, rate="100", bursts=(1000, 3000)),
-        Workload(name="text-24", touch=96, writes=48, rate="24", compressible=True),
-        Workload(name="whole-24", touch=96, writes=48, rate="24", whole=True),
-        Workload(name="whole-60", touch=96, writes=48, rate="60", whole=True),
+        Workload(name="text-24", touch=96, writes=48, rate="24", fill="text"),
+        Workload(name="whole-24", touch=96, writes=48, rate="24", fill="whole"),
+        Workload(name="whole-60", touch=96, writes=48, rate="60", fill="whole"),
     )
 }
 LINKS: Final[dict[str, int | None]] = {

@@ -24,6 +24,12 @@ DEADLINE_S = 90.0
 
 IDLE: dict[str, Any] = {"touch_bytes": 32 * units.MIB}
 BUSY: dict[str, Any] = {"touch_bytes": 96 * units.MIB, "set_bytes": 48 * units.MIB, "rate": "60"}
+OUTRUNS: dict[str, Any] = {
+    "touch_bytes": 128 * units.MIB,
+    "set_bytes": 96 * units.MIB,
+    "rate": "160",
+    "memory_bytes": 320 * units.MIB,
+}
 
 
 @dataclass(kw_only=True)
@@ -116,13 +122,7 @@ def test_the_report_of_downtime_is_near_what_clients_saw(lab: Lab, start_guest: 
 
 @pytest.mark.parametrize("kind", ["qemu", "libvirt"])
 def test_a_guest_that_outruns_the_link_arrives_by_post_copy(lab: Lab, start_guest: Start, kind: str) -> None:
-    load: dict[str, Any] = {
-        "touch_bytes": 128 * units.MIB,
-        "set_bytes": 96 * units.MIB,
-        "rate": "160",
-        "memory_bytes": 320 * units.MIB,
-    }
-    guest = start_guest(GuestSpec(name="runner", host="alpha", kind=kind, disk=True, **load))
+    guest = start_guest(GuestSpec(name="runner", host="alpha", kind=kind, disk=True, **OUTRUNS))
     ended, report = watched(lab, guest.name, "beta", "--postcopy", "--no-auto-converge")
     assert ended.status == 0, ended.stderr
     assert any(decision.startswith("start-post-copy") for decision in ended.outcome["decisions"])
@@ -135,14 +135,8 @@ def test_a_guest_that_outruns_the_link_arrives_by_post_copy(lab: Lab, start_gues
 def test_a_guest_that_outruns_the_link_and_changes_little_of_each_page_moves_by_deltas(
     lab: Lab, start_guest: Start, kind: str, control: str
 ) -> None:
-    """It writes a word of each page, 160 MiB of pages a second, over a link of 112 MiB; nobody slows it, and it all arrives."""
-    load: dict[str, Any] = {
-        "touch_bytes": 128 * units.MIB,
-        "set_bytes": 96 * units.MIB,
-        "rate": "160",
-        "memory_bytes": 320 * units.MIB,
-    }
-    guest = start_guest(GuestSpec(name="little", host="alpha", kind=kind, disk=True, **load))
+    """It writes two words of each page, 160 MiB of pages a second, over a link of 112 MiB; nobody slows it, it all arrives."""
+    guest = start_guest(GuestSpec(name="little", host="alpha", kind=kind, disk=True, **OUTRUNS))
     ended, report = watched(lab, guest.name, "beta", "--control", control, "--no-auto-converge")
     assert ended.status == 0, ended.stderr
     assert max(sample["saved_bytes"] for sample in ended.samples) > 0

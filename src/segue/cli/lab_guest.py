@@ -58,7 +58,7 @@ def start(
         touch_bytes=units.parse_bytes(touch),
         set_bytes=units.parse_bytes(working_set),
         rate=write_rate,
-        whole_pages=whole_pages,
+        fill="whole" if whole_pages else "random",
         disk=disk,
         local=local_disk,
         persistent=not transient,

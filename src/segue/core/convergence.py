@@ -162,9 +162,8 @@ def observe(history: History, sample: Progress, allowed_ms: int) -> History:
 def _begun(history: History, sample: Progress) -> tuple[tuple[int, int], ...]:
     if sample.iteration < 2:
         return ()
-    before = [one for one in history.begun if sample.elapsed_ms - one[0] >= LEVEL_MS][-1:]
-    lately = [one for one in history.begun if sample.elapsed_ms - one[0] < LEVEL_MS]
-    return (*before, *lately, (sample.elapsed_ms, sample.sent_bytes + sample.saved_bytes))
+    older = sum(sample.elapsed_ms - began_ms >= LEVEL_MS for began_ms, _ in history.begun)
+    return (*history.begun[max(0, older - 1) :], (sample.elapsed_ms, sample.sent_bytes + sample.saved_bytes))
 
 
 def stuck_bytes(history: History, sample: Progress, limits: Limits) -> int | None:
@@ -403,8 +402,7 @@ def _let_go(history: History, sample: Progress, limits: Limits, climb: Climb) ->
     seen = bool(lately) and sample.elapsed_ms - lately[0][0] >= LET_GO_AFTER_MS
     needed = needed_ms(history.level_bytes, history.carries_bps)
     if seen and 0 < needed <= allowed and history.carries_bps > sample.throughput_bps:
-        wire = max(1, min(sample.throughput_bps, history.carries_bps))
-        wanted = min(MOST_TOLD_MS, LET_GO_TIMES * history.level_bytes * 1000 // wire)
+        wanted = min(MOST_TOLD_MS, LET_GO_TIMES * history.level_bytes * 1000 // max(1, sample.throughput_bps))
         if wanted <= max(allowed, climb.told_ms * (1 + PROGRESS_MARGIN)):
             return None
         why = f"{wanted} ms: what is left takes {needed} ms at what the path carries, and QEMU counts by what the deltas send"

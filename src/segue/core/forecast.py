@@ -438,10 +438,9 @@ def sentence(expected: Forecast, limits: Limits, *, deltas: bool = False) -> str
         limits: what is promised.
         deltas: it is tried with them first where no other way keeps that.
     """
-    if expected.choice is None and deltas:
-        return f"this can keep your promise only if the guest changes little of each page, and that is tried: {expected.reason}"
     if expected.choice is None:
-        return f"this cannot keep your promise: {expected.reason}"
+        only_if = "this can keep your promise only if the guest changes little of each page, and that is tried"
+        return f"{only_if if deltas else 'this cannot keep your promise'}: {expected.reason}"
     chosen = expected.chosen
     if chosen is None or chosen.total_ms is None or chosen.downtime_ms is None or chosen.sent_bytes is None:
         return expected.reason

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from segue import units
 from segue.core.argv import guest_name, parse
@@ -69,8 +69,8 @@ class GuestSpec:
         set_bytes: written again and again.
         rate: MiB/s of dirtied memory, 0 for none, or ``max``.
         bursts: it is written for so many ms, then not for so many, and so on; ``None``: always.
-        compressible: what is in the memory compresses well.
-        whole_pages: of a page all is written anew each time, and incompressible, where else two words are.
+        fill: what is in the memory, ``random`` or ``text``, which compresses well; of a page two words are written anew each
+            time, or with ``whole`` all of it, at random.
         disk: with a disk on the lab's storage.
         local: with a disk on its host alone, one of `LOCAL_DISKS`; empty for none. The auditor does not read it.
         persistent: a libvirt guest that is defined, not only created.
@@ -85,8 +85,7 @@ class GuestSpec:
     set_bytes: int = 0
     rate: str = "0"
     bursts: tuple[int, int] | None = None
-    compressible: bool = False
-    whole_pages: bool = False
+    fill: Literal["random", "text", "whole"] = "random"
     disk: bool = False
     local: str = ""
     persistent: bool = True
@@ -281,8 +280,7 @@ def _new(lab: Lab, spec: GuestSpec, *, taken: set[int]) -> LabGuest:
 def _cmdline(spec: GuestSpec, guest: LabGuest) -> str:
     mib = {"touch": spec.touch_bytes // units.MIB, "set": spec.set_bytes // units.MIB}
     on_ms, off_ms = spec.bursts or (0, 0)
-    fill = "text" if spec.compressible else "whole" if spec.whole_pages else "random"
-    more = {"on": on_ms, "off": off_ms, "fill": fill}
+    more = {"on": on_ms, "off": off_ms, "fill": spec.fill}
     return kernel.cmdline({"address": guest.address, **mib, "rate": spec.rate, **more})
 
 
