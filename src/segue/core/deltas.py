@@ -17,9 +17,10 @@ from segue import units
 from segue.core.forecast import Forecast
 from segue.core.model import MigrationSpec
 
+FLOW_FROM: Final = 3
+"""All memory goes over in the first iteration; in the second what is sent is remembered, in the third deltas go over."""
 SEEN_FROM: Final = 4
-"""All memory goes over in the first iteration; in the second what is sent is remembered, in the third deltas go over, and when
-the fourth begins it is seen what they bring."""
+"""And when the fourth begins it is seen what they bring."""
 SOON_MS: Final = 8_000
 """Where all memory takes longer, nobody waits for that who could be told at once that a promise cannot be kept."""
 LEAST_BYTES: Final = 16 * units.MIB

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypedDict
 
 from segue import units
-from segue.core import causes, convergence, ownership, phases
+from segue.core import causes, convergence, deltas, ownership, phases
 from segue.core.causes import HALF, Explained, Scene
 from segue.core.convergence import Choice, Climb, History
 from segue.core.downtime import parts
@@ -129,6 +129,7 @@ class Runner:
         self._taken_up = False
         self._samples: AsyncIterator[Progress] | None = None
         self._last = Progress(elapsed_ms=0, status=JobStatus.NONE)
+        self._saved_before = 0
         self._limits = spec.limits
         self._steers_throttle = spec.driver is not DriverKind.LIBVIRT  # which takes no word about it on the way
         self._policy = spec.policy or self._planned(None)
@@ -253,7 +254,10 @@ class Runner:
             self._samples = self._attempt.perform()
         try:
             async for looked in self._samples:
-                sample = looked.after(self._last)
+                if looked.status is JobStatus.ACTIVE and looked.iteration < deltas.FLOW_FROM:
+                    self._saved_before = looked.saved_bytes  # by the same QEMU, when it was to move before
+                saved = max(0, looked.saved_bytes - self._saved_before)
+                sample = replace(looked, saved_bytes=saved).after(self._last)
                 self._take(sample)
                 if fact := self._fact_of(sample):
                     return fact

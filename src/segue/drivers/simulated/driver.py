@@ -230,6 +230,7 @@ class SimulatedAttempt:
             left_bytes=self._guest.memory_bytes,
             began_ms=self._world.now_ms,
             deltas=self._spec.deltas,
+            saved_bytes=self._guest.job.saved_bytes if self._guest.job is not None else 0,  # QEMU counts on
         )
 
     def _job(self) -> Stream:
