@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from segue import units
-from segue.core.deltas import SEEN_FROM, soon
+from segue.core.deltas import FLOW_FROM, SEEN_FROM, soon
 from segue.core.forecast import (
     HARDLY_RUNNING_PERCENT,
     MOST_THROTTLE,
@@ -71,6 +71,7 @@ class History:
     Attributes:
         iteration: the iteration that is being sent; 0 before the first sample.
         left_bytes: what was left when it began, as far as samples show.
+        before_bytes: the same of the one before, all memory not counted; 0 before there is one.
         best_bytes: the least that was left at the beginning of any iteration, the first one not counted; ``None`` before there
             is one.
         stalled: how many iterations in a row began with no less than the best by `PROGRESS_MARGIN`.
@@ -83,6 +84,7 @@ class History:
 
     iteration: int = 0
     left_bytes: int = 0
+    before_bytes: int = 0
     best_bytes: int | None = None
     stalled: int = 0
     improved_ms: int = 0
@@ -149,7 +151,8 @@ def observe(history: History, sample: Progress, allowed_ms: int) -> History:
     if sample.iteration <= history.iteration:
         return replace(history, left_bytes=max(history.left_bytes, sample.ram_remaining_bytes))
     left = sample.ram_remaining_bytes
-    begun = replace(history, iteration=sample.iteration, left_bytes=left, begun=_begun(history, sample))
+    before = history.left_bytes if history.iteration > 1 else 0
+    begun = replace(history, iteration=sample.iteration, left_bytes=left, before_bytes=before, begun=_begun(history, sample))
     fits = sample.throughput_bps * allowed_ms // 1000
     # The first iteration carries all memory: what was left then says nothing about dirtying.
     if sample.iteration <= 1 or left < fits * (1 - PROGRESS_MARGIN):
@@ -282,11 +285,11 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
         case None if expected is not None and expected.hopeless and not waits:
             rungs.append(Rung(do=way_out, iteration=1 if way_out is Decision.GIVE_UP else 2))
         case None if way_out is Decision.GIVE_UP:
-            declines = Rung(do=way_out, after_ms=DECLINE_MS)
-            if waits or limits.auto_converge:
+            declines = Rung(do=way_out, after_ms=DECLINE_MS, deltas_shown=waits)
+            if waits and expected is not None and expected.seen.outruns_path:
+                declines = replace(declines, level=True)
+            elif waits or limits.auto_converge:
                 declines = replace(declines, stalled=ONE_STALL, unchanged_ms=STALLED_MS)
-            if waits:
-                declines = replace(declines, iteration=SEEN_FROM)
             rungs += [_whole_promise(limits), declines]
         case None:
             rungs.append(_stalls(STALLED_ITERATIONS, way_out))
@@ -373,7 +376,7 @@ def decide(
     for number, rung in enumerate(policy.rungs[climb.rung :], climb.rung):
         if _is_given(rung, climb):
             continue
-        conditions = {**rung.when(policy, sample), **_stall(rung, history, sample, climb)}
+        conditions = {**rung.when(policy, sample), **_stall(rung, history, sample, limits, climb)}
         if all(conditions.values()):
             return _act(rung, history, sample, limits, policy, replace(climb, rung=number))
         if not rung.aside:
@@ -453,7 +456,7 @@ def _on_miss(miss: str, sample: Progress, limits: Limits, climb: Climb) -> tuple
     return Choice(decision=Decision.CONTINUE, reason=f"{miss}: {_MEANS[limits.on_miss]} was chosen"), climb
 
 
-def _stall(rung: Rung, history: History, sample: Progress, climb: Climb) -> dict[str, bool]:
+def _stall(rung: Rung, history: History, sample: Progress, limits: Limits, climb: Climb) -> dict[str, bool]:
     """The conditions of a rung that hang on how iterations went, in words, each with whether it is met."""
     since_stalled = climb.acted_stalled if rung.again else 0
     since_ms = max(history.improved_ms, climb.acted_ms) if rung.again else history.improved_ms
@@ -463,10 +466,33 @@ def _stall(rung: Rung, history: History, sample: Progress, climb: Climb) -> dict
     if rung.unchanged_ms is not None:
         long_enough = sample.elapsed_ms - since_ms >= rung.unchanged_ms
         met[f"{units.format_duration_ms(rung.unchanged_ms)} bring no progress"] = long_enough
+    if rung.level:
+        level = history.before_bytes > 0 and history.left_bytes >= history.before_bytes * LEVEL_SHARE
+        met["the last iteration brought hardly any progress"] = level
+    if rung.deltas_shown:
+        met["it is seen what deltas bring"] = _deltas_shown(history, sample, allowed_ms(limits, climb))
     if rung.fits and rung.downtime_ms is not None:
         fits = history.level_ms > 0 and history.level_ms + slowed_ms(sample.throttle_percent) <= rung.downtime_ms
         met[f"what each leaves fits into {rung.downtime_ms} ms"] = fits
     return met
+
+
+def _deltas_shown(history: History, sample: Progress, allowed_ms: int) -> bool:
+    """What they bring was seen, or that they bring little.
+
+    That is seen as soon as twice as much went over in the third iteration as may be left in the end, hardly less than whole: of
+    what goes over again in each, so much alone would be too much.
+    """
+    if history.iteration != FLOW_FROM or not history.begun:
+        return history.iteration >= SEEN_FROM
+    sent = sample.sent_bytes + sample.saved_bytes - history.begun[-1][1]
+    return needed_ms(sent, history.carries_bps) >= 2 * allowed_ms and sample.saved_bytes < LITTLE_SHARE * sent
+
+
+LEVEL_SHARE: Final = 0.85
+"""The second iteration begins with what QEMU had left of the first, too: as much as fits into the downtime, of memory that is
+written only once, perhaps. Of 64 MiB that are written flat out it began with 70."""
+LITTLE_SHARE: Final = 0.1
 
 
 def _is_given(rung: Rung, climb: Climb) -> bool:
@@ -490,7 +516,7 @@ def _act(rung: Rung, history: History, sample: Progress, limits: Limits, policy:
         acted_ms=sample.elapsed_ms,
         acted_stalled=history.stalled,
     )
-    words = [*rung.when(policy, sample), *_stall(rung, history, sample, climb)]
+    words = [*rung.when(policy, sample), *_stall(rung, history, sample, limits, climb)]
     if rung.slowed_percent is not None:
         why = " and ".join(words)
     elif history.stalled and rung.do is not Decision.GIVE_UP:

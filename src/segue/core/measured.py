@@ -173,6 +173,12 @@ class Seen:
     own_ms: Range = field(default_factory=lambda: Range(low=400, likely=1200, high=2500))
     needs_percent: int = 100
 
+    @property
+    def outruns_path(self) -> bool:
+        """More was dirtied in one of the windows, its error off, than the path carries in that time."""
+        carries = self.path.bps.high if self.path is not None else math.inf
+        return any(one.dirtied_bytes - one.error_bytes > carries * one.ms / 1000 for one in self.windows)
+
     def watched(self, window: Window) -> Seen:
         """With one more window; the first tells what the guest needs."""
         needs = self.needs_percent if self.windows or window.busy_percent is None else _needs(window.busy_percent)
@@ -205,8 +211,9 @@ class Live:
         rates: what its newest samples got, in bytes per second.
         slowed: by how many percent the guest was slowed at each of the newest samples.
         iteration: the last one seen.
-        first: what was dirtied while all memory was sent: a window of that length; ``None`` before it was.
-        memory_bytes: what was sent in that iteration; 0 before it was.
+        first: what was dirtied while all memory was sent: a window of that length; ``None`` before QEMU has counted it, which it
+            may be at for a tenth of a second after the second iteration has begun.
+        memory_ms, memory_bytes: how long that iteration was, and what was sent in it; 0 before it was.
     """
 
     began_ms: int | None = None
@@ -214,6 +221,7 @@ class Live:
     slowed: tuple[int, ...] = ()
     iteration: int = 0
     first: Window | None = None
+    memory_ms: int = 0
     memory_bytes: int = 0
 
     def then(self, sample: Progress) -> Live:
@@ -224,12 +232,13 @@ class Live:
         plain = sample.throughput_bps and not sample.saved_bytes
         rates = (*self.rates, sample.throughput_bps)[-RATES_KEPT:] if plain else self.rates
         slowed = (*self.slowed, sample.throttle_percent)[-SLOWED_KEPT:]
-        first, memory = self.first, self.memory_bytes
-        ms = sample.elapsed_ms - self.began_ms
-        if self.iteration == 1 < sample.iteration and sample.dirty_bps and ms > 0:
-            dirtied = sample.dirty_bps * ms // 1000
-            first, memory = Window(ms=ms, dirtied_bytes=dirtied, error_bytes=dirtied // 10), sample.sent_bytes
-        return replace(self, rates=rates, slowed=slowed, iteration=sample.iteration, first=first, memory_bytes=memory)
+        after = replace(self, rates=rates, slowed=slowed, iteration=sample.iteration)
+        if self.iteration == 1 < sample.iteration:
+            after = replace(after, memory_ms=sample.elapsed_ms - self.began_ms, memory_bytes=sample.sent_bytes)
+        if after.first is None and after.memory_ms and sample.iteration == 2 and sample.dirty_bps:
+            dirtied = sample.dirty_bps * after.memory_ms // 1000
+            after = replace(after, first=Window(ms=after.memory_ms, dirtied_bytes=dirtied, error_bytes=dirtied // 10))
+        return after
 
     def correct(self, seen: Seen, stuck_bytes: int | None = None) -> Seen:
         """What was measured before, with what is seen now in its place.

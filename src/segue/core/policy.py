@@ -62,6 +62,8 @@ class Rung:
         throttle_percent: for `Decision.THROTTLE`.
         fits: what each iteration leaves now fits into `downtime_ms`.
         slowed_percent: QEMU slows the guest by so much or more.
+        level: the newest iteration began with hardly less than the one before it.
+        deltas_shown: it was seen what deltas bring.
         again: stay on this rung, and do it again when its conditions have come true anew (`stalled` and `unchanged_ms` are
             counted from the last time), until its downtime is at its bound.
     """
@@ -78,6 +80,8 @@ class Rung:
     throttle_percent: int | None = None
     fits: bool = False
     slowed_percent: int | None = None
+    level: bool = False
+    deltas_shown: bool = False
     again: bool = False
 
     def __post_init__(self) -> None:

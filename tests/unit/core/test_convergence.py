@@ -310,6 +310,36 @@ def with_deltas(*left_kib: int) -> list[tuple[Decision, int | None]]:
     return [one for one in done if one[0] is not Decision.CONTINUE]
 
 
+@pytest.mark.parametrize(
+    ("left_mib", "saved_share", "given_up_ms"),
+    [
+        ((70, 64, 64), 0.0, 8000),  # twice as much as may be left went over, hardly less than whole
+        ((70, 64, 64), 0.5, 9000),  # what they bring is seen when all of it went over
+        ((70, 50, 50), 0.0, 9000),  # an iteration brought progress
+    ],
+)
+def test_what_outruns_the_path_is_declined_as_soon_as_deltas_are_seen_to_bring_little(left_mib, saved_share, given_up_ms):
+    rung = Rung(do=Decision.GIVE_UP, after_ms=8000, level=True, deltas_shown=True)
+    policy, history, climb, saved = Policy(name=OWN, rungs=(rung,)), History(), Climb(), 0.0
+    for tenth in range(100):
+        iteration = 1 + sum(tenth >= begins for begins in (50, 70, 90))
+        saved += 6 * MIB * saved_share if iteration > 2 else 0
+        look = sample(
+            elapsed_ms=100 * tenth,
+            iteration=iteration,
+            ram_remaining_bytes=(200, *left_mib)[iteration - 1] * MIB,
+            throughput_bps=34 * MIB,
+            sent_bytes=round(3.4 * MIB * tenth),
+            saved_bytes=round(saved),
+            dirty_bps=32 * MIB,
+        )
+        history = observe(history, look, 250)
+        choice, climb = convergence.decide(history, look, Limits(), policy, climb)
+        if choice.decision is not Decision.CONTINUE:
+            break
+    assert (choice.decision, look.elapsed_ms) == (Decision.GIVE_UP, given_up_ms)
+
+
 def test_qemu_which_takes_what_deltas_send_for_what_the_path_carries_is_told_to_let_go():
     """0.4 MiB take 4 ms at what the path carries, and 4 s at what the deltas send."""
     assert with_deltas(*[400] * 12) == [(Decision.ALLOW_DOWNTIME, 7812)]

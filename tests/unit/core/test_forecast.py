@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.core.convergence import plan
-from segue.core.deltas import SEEN_FROM
 from segue.core.dirtying import Curve, curves, fixed_point
 from segue.core.forecast import Means, first_limit, forecast, right_limit, sentence, slowed_ms
 from segue.core.measured import Live, Range, Seen, Touched, UnderWay, Window, sampled
@@ -301,6 +300,13 @@ def test_a_run_takes_what_page_by_page_it_takes(working_set, rate, bps, limit_ms
         assert sooner.sending_ms <= run.sending_ms
 
 
+@pytest.mark.parametrize(("dirtied_mib", "error_mib", "outruns"), [(64, 20, True), (48, 16, False), (30, 0, False)])
+def test_a_guest_outruns_the_path_where_a_window_says_so_its_error_off(dirtied_mib, error_mib, outruns):
+    window = Window(ms=1000, dirtied_bytes=dirtied_mib * MIB, error_bytes=error_mib * MIB)
+    assert replace(seen(bps=MBIT_300), windows=(window,)).outruns_path is outruns
+    assert not Seen(windows=(window,)).outruns_path
+
+
 # --- while it runs
 
 
@@ -422,7 +428,8 @@ def test_nothing_is_given_up_before_deltas_have_shown_what_they_bring(what):
     assert expected is not None
     whole, declines = plan(limits, expected, deltas=True).rungs
     assert whole.fits
-    assert (declines.do, declines.iteration, declines.stalled) == (Decision.GIVE_UP, SEEN_FROM, 1)
+    assert (declines.do, declines.deltas_shown) == (Decision.GIVE_UP, True)
+    assert (declines.level, declines.stalled) == ((True, None) if expected.seen.outruns_path else (False, 1))
     assert sentence(expected, limits, deltas=True).startswith("this can keep your promise only if the guest changes little")
     large = forecast(replace(what, touched=Touched(bytes=exactly(32 * GIB), how="said")), limits)
     assert plan(limits, large, deltas=True) == plan(limits, large)

@@ -36,3 +36,25 @@ def test_that_iterations_are_stuck_is_news_also_amid_one() -> None:
     assert look(2100, 2) is None
     assert look(2200, 2, 90 * MIB) is Means.POSTCOPY
     assert look(2300, 2, 90 * MIB) is None
+
+
+def test_what_qemu_counts_of_the_first_iteration_is_news_when_it_has_counted_it() -> None:
+    """It numbers the second iteration before it has looked, which takes a quarter of a second of a busy guest under emulation."""
+    foresight = Foresight(NOBODY, NOBODY, NOBODY)
+    told = []
+    looks = [*((100 * tenth, 1, 0) for tenth in range(20)), (2000, 2, 0), (2300, 2, 60 * MIB), (2400, 2, 60 * MIB)]
+    for ms, iteration, dirty in looks:
+        sample = Progress(
+            elapsed_ms=ms,
+            status=JobStatus.ACTIVE,
+            iteration=iteration,
+            throughput_bps=34 * MIB,
+            dirty_bps=dirty,
+            sent_bytes=34 * MIB * ms // 1000,
+        )
+        told.append(foresight.take(sample, Limits()))
+    *_, before, counted, after = told
+    assert before is None
+    assert counted is not None
+    assert [(window.ms, window.dirtied_bytes) for window in counted.seen.windows] == [(2000, 120 * MIB)]
+    assert after is None
