@@ -209,7 +209,7 @@ async def goes_over_to_post_copy(bench: Bench) -> None:
             statuses.append(sample.status)
             if not asked and sample.status is JobStatus.ACTIVE and sample.sent_bytes:
                 asked = True
-                await attempt.start_postcopy()
+                await attempt.start_postcopy(background_bps=20 * SLOW_BPS)
         await attempt.finish()
         await attempt.confirm()
         await settle(bench, source, destination, (Sighting.ABSENT, Sighting.RUNNING))

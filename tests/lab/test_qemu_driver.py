@@ -28,6 +28,8 @@ pytestmark = pytest.mark.lab
 
 DEADLINE_S = 60.0
 NAME = "owned"
+SLOW_BPS = 4 * units.MIB
+BACKGROUND_BPS = 40 * units.MIB
 
 
 @dataclass(kw_only=True)
@@ -133,7 +135,10 @@ def test_in_post_copy_the_source_is_neither_ended_nor_cancelled(lab: Lab, play: 
         async for sample in scene.attempt.perform():
             if sample.status is JobStatus.ACTIVE and sample.sent_bytes and not asked:
                 asked = True
-                await scene.attempt.start_postcopy()
+                await scene.attempt.start_postcopy(background_bps=BACKGROUND_BPS)
+                async with scene.source.sessions.use(await scene.source.lately(NAME)) as here:
+                    told = await here.query("query-migrate-parameters")
+                assert (told["max-bandwidth"], told["max-postcopy-bandwidth"]) == (SLOW_BPS, BACKGROUND_BPS)
                 await scene.attempt.cancel()  # too late: it may begin at any moment
             if sample.status is JobStatus.POSTCOPY and not refused:
                 await scene.attempt.finish()
@@ -147,7 +152,7 @@ def test_in_post_copy_the_source_is_neither_ended_nor_cancelled(lab: Lab, play: 
 
     asyncio.run(lab.set_rate("alpha", units.parse_rate("100mbit")))  # so that post-copy takes a few seconds
     try:
-        play(act, Limits(postcopy=True, bandwidth_bps=4 * units.MIB))
+        play(act, Limits(postcopy=True, bandwidth_bps=SLOW_BPS))
     finally:
         asyncio.run(lab.set_rate("alpha", units.parse_rate("1gbit")))
 

@@ -169,6 +169,22 @@ def _begun(history: History, sample: Progress) -> tuple[tuple[int, int], ...]:
     return (*history.begun[max(0, older - 1) :], (sample.elapsed_ms, sample.sent_bytes + sample.saved_bytes))
 
 
+def background_bps(history: History, limits: Limits) -> int | None:
+    """What post-copy is to send besides what the guest waits for, in bytes a second; ``None``: as fast as it goes.
+
+    Where nothing limits it the path's queue is always full, and each page that the guest asks for comes behind it. What was seen
+    under a limit that somebody set says nothing of the path.
+    """
+    if limits.bandwidth_bps is not None or not history.carries_bps:
+        return None
+    return round(history.carries_bps * BACKGROUND_SHARE)
+
+
+BACKGROUND_SHARE: Final = 0.9
+"""With less the guest has to ask for more pages: over 300 Mbit/s clients of one that writes 60 MiB/s waited for 577 ms with this,
+for 836 with all, for 1027 with 0.6; over 1 Gbit/s of one that writes 160 for 317, for 408 with all and for 403 with 0.8."""
+
+
 def stuck_bytes(history: History, sample: Progress, limits: Limits) -> int | None:
     """What is left whenever an iteration begins, where iterations bring no progress: the fixed point, as it is seen.
 

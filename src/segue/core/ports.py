@@ -72,8 +72,13 @@ class Attempt(Protocol):
         """
         ...
 
-    async def start_postcopy(self) -> None:
-        """Ask for post-copy now. May be repeated. From the moment that post-copy is seen there is no way back."""
+    async def start_postcopy(self, *, background_bps: int | None = None) -> None:
+        """Ask for post-copy now. May be repeated. From the moment that post-copy is seen there is no way back.
+
+        Args:
+            background_bps: what the guest does not wait for is sent at no more than this, in bytes per second; ``None``: as fast
+                as it goes. A hypervisor that cannot be told goes over all the same.
+        """
         ...
 
     async def set_max_downtime(self, ms: int) -> None:

@@ -320,7 +320,7 @@ class Runner:
             if wishes.bandwidth_bps is not None:
                 await self._attempt.set_bandwidth(wishes.bandwidth_bps)
             if wishes.postcopy_now and self._state is State.PERFORM:
-                await self._attempt.start_postcopy()
+                await self._go_over()
             settings, error = await self._attempt.settings(), ""
         except SegueError as failed:
             settings, error = Settings(), failed.message
@@ -417,11 +417,17 @@ class Runner:
                 case Decision.SUSPEND:
                     await self._attempt.set_max_downtime(units.MAX_DOWNTIME_MS)
                 case Decision.START_POSTCOPY:
-                    await self._attempt.start_postcopy()
+                    await self._go_over()
         except LeaseLost:
             raise
         except SegueError as error:
             self._tell(f"{choice.decision} was refused: {error.message}")
+
+    async def _go_over(self) -> None:
+        background_bps = convergence.background_bps(self._history, self._limits)
+        if self._spec.libvirt.postcopy_bandwidth_bps is not None:  # which libvirt was told when it began
+            background_bps = None
+        await self._attempt.start_postcopy(background_bps=background_bps)
 
     async def _finish(self) -> Fact:
         return await self._try(self._attempt.finish(), Fact.RESUMED)

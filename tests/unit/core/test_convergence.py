@@ -288,6 +288,15 @@ def test_what_iterations_leave_is_the_most_that_was_seen_of_them_lately():
         assert (convergence.stuck_bytes(seen, less, limits) is None) is not limits.postcopy
 
 
+def test_post_copy_leaves_the_path_room_for_what_the_guest_asks_for():
+    history = History()
+    for n in range(30):
+        history = observe(history, sample(elapsed_ms=100 * n, iteration=1 + n // 10, throughput_bps=100 * MIB), 250)
+    assert convergence.background_bps(history, Limits()) == 90 * MIB
+    assert convergence.background_bps(history, Limits(bandwidth_bps=100 * MIB)) is None  # which says nothing of the path
+    assert convergence.background_bps(History(), Limits()) is None
+
+
 def with_deltas(*left_kib: int) -> list[tuple[Decision, int | None]]:
     """What is decided of a guest of which so much is left at looks 0.1 s apart; a path of 100 MiB/s, 250 of 300 ms allowed."""
     history, climb, limits = History(), Climb(begun_ms=250), Limits()

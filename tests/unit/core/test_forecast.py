@@ -75,7 +75,7 @@ def test_the_smallest_limit_that_works_is_the_set_over_the_path():
     assert expected.needed_downtime_ms.likely == pytest.approx(468, abs=2)
 
 
-@pytest.mark.parametrize(("bps", "medians_ms"), [(MBIT_300, (535, 900)), (GBIT, (380, 504))])
+@pytest.mark.parametrize(("bps", "medians_ms"), [(MBIT_300, (577, 645)), (GBIT, (317, 406))])
 def test_going_over_to_post_copy_is_announced_as_clients_saw_it_over_that_link(bps, medians_ms):
     expected = forecast(seen(memory=128 * MIB, working_set=48 * MIB, rate=60 * MIB, bps=bps), Limits(postcopy=True))
     assert expected is not None
@@ -83,7 +83,7 @@ def test_going_over_to_post_copy_is_announced_as_clients_saw_it_over_that_link(b
     assert told is not None
     assert medians_ms[0] < told.likely < medians_ms[1]
     assert told.low < medians_ms[0]
-    assert told.high > 1.2 * medians_ms[1]
+    assert told.high > 1.5 * medians_ms[1]
 
 
 def test_no_more_confidence_is_stated_than_was_counted():

@@ -155,6 +155,16 @@ async def test_a_guest_that_changes_little_of_each_page_moves_where_no_other_wou
     assert rehearsal.shown == {"beta" if moves else "alpha": Sighting.RUNNING}
 
 
+@pytest.mark.parametrize(
+    ("limits", "share"), [(Limits(postcopy=True), 0.9), (Limits(postcopy=True, bandwidth_bps=50_000_000), 1)]
+)
+async def test_post_copy_leaves_room_for_what_the_guest_waits_for_where_nobody_set_a_limit(limits, share) -> None:
+    rehearsal = Rehearsal(FLAT_OUT)
+    await rehearsal.migration(limits=limits)
+    assert rehearsal.guest.job is not None
+    assert rehearsal.guest.job.rate_bps == share * rehearsal.world.link_bps
+
+
 async def test_what_deltas_saved_before_is_not_counted_when_the_same_guest_is_to_be_moved_again() -> None:
     """QEMU counts on. Taken for deltas of now, that hid what the path carries from the next migration: no forecast."""
     rehearsal = Rehearsal(replace(FLAT_OUT, write_bps=400 * units.MIB, deltas_cover=8))

@@ -269,10 +269,14 @@ class LibvirtAttempt:
             else self._last
         )
 
-    async def start_postcopy(self) -> None:
+    async def start_postcopy(self, *, background_bps: int | None = None) -> None:
         """Ask for post-copy now."""
         domain = self._require_found().domain
         async with self._log.acting(Action.START_POSTCOPY, self._source.host):
+            if background_bps is not None:
+                limit = (_mib_per_second(background_bps), libvirt.VIR_DOMAIN_MIGRATE_MAX_SPEED_POSTCOPY)
+                with contextlib.suppress(HypervisorError):  # before libvirt 5.1
+                    await self._source.ask(lambda _: domain.migrateSetMaxSpeed(*limit))
             self._call.outlive_us()
             await self._source.ask(lambda _: domain.migrateStartPostCopy(0))
 

@@ -368,9 +368,12 @@ class QemuAttempt:
             number=JOB,
         )
 
-    async def start_postcopy(self) -> None:
+    async def start_postcopy(self, *, background_bps: int | None = None) -> None:
         """Ask for post-copy now; from here on it may begin at any moment, whatever is answered."""
         async with self._log.acting(Action.START_POSTCOPY, self._source.host):
+            if background_bps is not None:
+                with contextlib.suppress(HypervisorError):  # before QEMU 3.0
+                    await self._tell_source("migrate-set-parameters", {"max-postcopy-bandwidth": background_bps})
             self._postcopy_asked = True
             await self._tell_source("migrate-start-postcopy")
 

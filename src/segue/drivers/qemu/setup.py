@@ -26,7 +26,8 @@ NO_LIMIT_BPS: Final = 1 << 40
 def bandwidth(bps: int | None) -> dict[str, int]:
     """The parameters that limit bandwidth: in pre-copy only.
 
-    In post-copy there is no limit (0): until it is over a broken link may be the end of the guest, so it shall be short.
+    In post-copy there is none (0) but for what is said when it begins: until it is over a broken link may be the end of the
+    guest, so it shall be short.
     """
     return {"max-bandwidth": bps or NO_LIMIT_BPS, "max-postcopy-bandwidth": 0}
 

@@ -259,14 +259,14 @@ class SimulatedAttempt:
             case Sighting.POSTCOPY:
                 self._world.show(self._guest.name, self._destination, Sighting.RUNNING)
 
-    async def start_postcopy(self) -> None:
+    async def start_postcopy(self, *, background_bps: int | None = None) -> None:
         """The destination executes from now on; the source keeps what is left."""
         if self._job().status is JobStatus.ACTIVE:
             async with self._log.acting(Action.START_POSTCOPY, self._source):
                 job = self._job()
                 if job.status is not JobStatus.ACTIVE:
                     raise HypervisorError("There is nothing left for post-copy.", host=self._source)
-                job.status, job.downtime_ms = JobStatus.POSTCOPY, 0
+                job.status, job.downtime_ms, job.bandwidth_bps = JobStatus.POSTCOPY, 0, background_bps
                 self._world.show(self._guest.name, self._source, Sighting.POSTCOPY)
             async with self._log.acting(Action.RESUME_DESTINATION, self._destination):
                 self._told_to_run = True
