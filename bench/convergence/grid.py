@@ -133,7 +133,18 @@ CONTENDERS: Final = {
     for one in (
         Contender(name="segue", tool="segue", options=_PROMISE, what="Segue's own choice, post-copy not allowed"),
         Contender(name="segue-postcopy", tool="segue", options=(*_PROMISE, "--postcopy"), what="the same, post-copy allowed"),
-        Contender(name="segue-multifd", tool="segue", options=(*_PROMISE, "--connections", "4"), what="the same, 4 connections"),
+        Contender(
+            name="segue-postcopy-full",
+            tool="segue",
+            options=(*_PROMISE, "--postcopy", "--bandwidth", "10GiB/s"),
+            what="the same, under a limit that limits nothing: nothing is held back for what the guest asks for",
+        ),
+        Contender(
+            name="segue-multifd",
+            tool="segue",
+            options=(*_PROMISE, "--connections", "4"),
+            what="Segue's own choice, 4 connections",
+        ),
         Contender(name="virsh", tool="virsh", what="virsh migrate --live"),
         Contender(name="virsh-ac", tool="virsh", options=("--auto-converge",), what="… --auto-converge"),
         Contender(

@@ -34,6 +34,7 @@ STYLE: Final = """
 """
 LETTERS: Final = {
     "segue-multifd": "4",
+    "segue-postcopy-full": "f",
     "virsh": "v",
     "virsh-ac": "a",
     "virsh-postcopy": "p",
