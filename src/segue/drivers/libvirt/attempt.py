@@ -43,6 +43,8 @@ NO_LIMIT_BPS: Final = 1 << 40
 _HERE: Final = (Sighting.RUNNING, Sighting.PAUSED)
 """A destination that has the guest: whatever the source still holds of it may go."""
 _IN_POSTCOPY: Final = (JobStatus.POSTCOPY, JobStatus.POSTCOPY_PAUSED)
+_OF_POSTCOPY: Final = 1
+"""VIR_DOMAIN_MIGRATE_MAX_SPEED_POSTCOPY, for which a libvirt before 5.1 has no name."""
 
 
 class LibvirtAttempt:
@@ -274,9 +276,9 @@ class LibvirtAttempt:
         domain = self._require_found().domain
         async with self._log.acting(Action.START_POSTCOPY, self._source.host):
             if background_bps is not None:
-                limit = (_mib_per_second(background_bps), libvirt.VIR_DOMAIN_MIGRATE_MAX_SPEED_POSTCOPY)
+                limit = _mib_per_second(background_bps)
                 with contextlib.suppress(HypervisorError):  # before libvirt 5.1
-                    await self._source.ask(lambda _: domain.migrateSetMaxSpeed(*limit))
+                    await self._source.ask(lambda _: domain.migrateSetMaxSpeed(limit, _OF_POSTCOPY))
             self._call.outlive_us()
             await self._source.ask(lambda _: domain.migrateStartPostCopy(0))
 

@@ -222,6 +222,7 @@ class SimulatedAttempt:
 
     def _start(self) -> None:
         limits = self._spec.limits
+        before = self._guest.job
         self._guest.job = Stream(
             world=self._world,
             guest=self._guest,
@@ -230,7 +231,7 @@ class SimulatedAttempt:
             left_bytes=self._guest.memory_bytes,
             began_ms=self._world.now_ms,
             deltas=self._spec.deltas,
-            saved_bytes=self._guest.job.saved_bytes if self._guest.job is not None else 0,  # QEMU counts on
+            saved_bytes=before.saved_bytes if before and before.status is not JobStatus.COMPLETED else 0,  # that QEMU counts on
         )
 
     def _job(self) -> Stream:
