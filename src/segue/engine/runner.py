@@ -424,10 +424,7 @@ class Runner:
             self._tell(f"{choice.decision} was refused: {error.message}")
 
     async def _go_over(self) -> None:
-        background_bps = convergence.background_bps(self._history, self._limits)
-        if self._spec.libvirt.postcopy_bandwidth_bps is not None:  # which libvirt was told when it began
-            background_bps = None
-        await self._attempt.start_postcopy(background_bps=background_bps)
+        await self._attempt.start_postcopy(background_bps=convergence.background_bps(self._history, self._limits))
 
     async def _finish(self) -> Fact:
         return await self._try(self._attempt.finish(), Fact.RESUMED)

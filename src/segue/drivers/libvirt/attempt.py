@@ -272,10 +272,10 @@ class LibvirtAttempt:
         )
 
     async def start_postcopy(self, *, background_bps: int | None = None) -> None:
-        """Ask for post-copy now."""
+        """Ask for post-copy now. What `--postcopy-bandwidth` said when it began stays."""
         domain = self._require_found().domain
         async with self._log.acting(Action.START_POSTCOPY, self._source.host):
-            if background_bps is not None:
+            if background_bps is not None and self._spec.libvirt.postcopy_bandwidth_bps is None:
                 limit = _mib_per_second(background_bps)
                 with contextlib.suppress(HypervisorError):  # before libvirt 5.1
                     await self._source.ask(lambda _: domain.migrateSetMaxSpeed(limit, _OF_POSTCOPY))
