@@ -15,15 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from segue import units
-from segue.core.measured import BUSY_PERCENT, Window, kept_pace
+from segue.core.measured import BUSY_PERCENT, LEVEL_SHARE, Window, kept_pace
 
 TICK_MS: Final = 50
 """QEMU looks at what is left after each burst of at most so long (migration/ram.c, MAX_WAIT)."""
 SLOWEST_PERCENT: Final = 60
 """A guest may be this slow while it is sent: where CPUs are short, sending takes them from it. (160 MiB written at 150 MiB/s
 converged over 114 MiB/s on two busy cores.)"""
-LEVEL_SHARE: Final = 0.9
-"""Of what a window twice as long shows: then the set was dirtied whole, but for the noise of sampling."""
 RAMP_SHARE: Final = 0.25
 """A working set that is dirtied whole within the shortest window was, likely, so within this share of it, as far as nobody knows
 what keeps the guest busy."""

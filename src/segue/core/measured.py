@@ -25,6 +25,11 @@ RATES_NEEDED: Final = 4
 """So many of the newest samples tell what the path carries, and from so many on."""
 SLOWED_KEPT: Final = 15
 """What an iteration leaves now was dirtied by a guest that was slowed as it was that many samples ago."""
+COUNTED_MS: Final = 1000
+"""QEMU tells a rate of dirtying as soon as an iteration ends and a second has passed since it told one (migration/ram.c,
+migration_bitmap_sync): of an iteration that was shorter a page may be in it more than once."""
+LEVEL_SHARE: Final = 0.9
+"""Of what a window twice as long shows: then the set was dirtied whole, but for the noise of sampling."""
 STUCK_SHARE: Final = 0.8
 """What iterations leave again and again is taken to be dirtied in so much of the time in which it is sent: with all of it each
 would leave a hair less, and a forecast would say that it converges some day."""
@@ -211,34 +216,58 @@ class Live:
         rates: what its newest samples got, in bytes per second.
         slowed: by how many percent the guest was slowed at each of the newest samples.
         iteration: the last one seen.
-        first: what was dirtied while all memory was sent: a window of that length; ``None`` before QEMU has counted it, which it
-            may be at for a tenth of a second after the second iteration has begun.
-        memory_ms, memory_bytes: how long that iteration was, and what was sent in it; 0 before it was.
+        since_ms: when that one began.
+        dirty_bps: what QEMU told last of dirtying, and tells until it has counted anew, which it may be at for a tenth of a
+            second after an iteration has begun.
+        uncounted_ms: how long the iteration was that it has not counted yet; 0: it has, or that one was too short, or the guest
+            was slowed in it.
+        first: what was dirtied while all memory was sent: a window of that length; ``None`` before QEMU has counted it.
+        last: the same of the newest iteration after it.
+        memory_bytes: what was sent in the first; 0 before it was.
     """
 
     began_ms: int | None = None
     rates: tuple[int, ...] = ()
     slowed: tuple[int, ...] = ()
     iteration: int = 0
+    since_ms: int = 0
+    dirty_bps: int = 0
+    uncounted_ms: int = 0
     first: Window | None = None
-    memory_ms: int = 0
+    last: Window | None = None
     memory_bytes: int = 0
 
     def then(self, sample: Progress) -> Live:
         """With one more sample of pre-copy."""
         if self.began_ms is None:
-            return replace(self, began_ms=sample.elapsed_ms, iteration=sample.iteration)
+            return replace(self, began_ms=sample.elapsed_ms, since_ms=sample.elapsed_ms, iteration=sample.iteration)
         # What deltas send says nothing of what the path carries, and whether they do, no forecast knows.
         plain = sample.throughput_bps and not sample.saved_bytes
         rates = (*self.rates, sample.throughput_bps)[-RATES_KEPT:] if plain else self.rates
         slowed = (*self.slowed, sample.throttle_percent)[-SLOWED_KEPT:]
-        after = replace(self, rates=rates, slowed=slowed, iteration=sample.iteration)
-        if self.iteration == 1 < sample.iteration:
-            after = replace(after, memory_ms=sample.elapsed_ms - self.began_ms, memory_bytes=sample.sent_bytes)
-        if after.first is None and after.memory_ms and sample.iteration == 2 and sample.dirty_bps:
-            dirtied = sample.dirty_bps * after.memory_ms // 1000
-            after = replace(after, first=Window(ms=after.memory_ms, dirtied_bytes=dirtied, error_bytes=dirtied // 10))
-        return after
+        after = replace(self, rates=rates, slowed=slowed, dirty_bps=sample.dirty_bps)
+        if sample.iteration != self.iteration:
+            took_ms = sample.elapsed_ms - self.since_ms
+            counts = 0 < self.iteration == sample.iteration - 1 and took_ms >= COUNTED_MS and not any(self.slowed)
+            after = replace(
+                after,
+                iteration=sample.iteration,
+                since_ms=sample.elapsed_ms,
+                uncounted_ms=took_ms if counts else 0,
+                memory_bytes=sample.sent_bytes if self.iteration == 1 else self.memory_bytes,
+            )
+        if not after.uncounted_ms or sample.dirty_bps == self.dirty_bps:
+            return after
+        dirtied = sample.dirty_bps * after.uncounted_ms // 1000
+        counted = Window(ms=after.uncounted_ms, dirtied_bytes=dirtied, error_bytes=dirtied // 10)
+        after = replace(after, uncounted_ms=0)
+        return replace(after, first=counted) if sample.iteration == 2 else replace(after, last=counted)
+
+    @property
+    def _is_level(self) -> bool:
+        """QEMU counted as much in an iteration as in the one that sent all memory: all that the guest writes again and again."""
+        first, last = self.first, self.last
+        return first is not None and last is not None and last.dirtied_bytes >= LEVEL_SHARE * first.dirtied_bytes
 
     def correct(self, seen: Seen, stuck_bytes: int | None = None) -> Seen:
         """What was measured before, with what is seen now in its place.
@@ -252,8 +281,12 @@ class Live:
         if len(self.rates) >= RATES_NEEDED:
             likely = round(statistics.median(self.rates))
             path = Path(bps=Range(low=likely * 96 // 100, likely=likely, high=likely * 104 // 100), how="seen now")
-        if self.first is not None:
-            windows = (*(one for one in windows if one.ms < self.first.ms), self.first)
+        if counted := [one for one in (self.last, self.first) if one is not None]:
+            shorter = [one for one in windows if one.ms < counted[0].ms]
+            if self._is_level:
+                shorter = [_whole(one, counted[0]) for one in shorter]
+            windows = (*shorter, *counted)
+        if self.memory_bytes:
             low, high = self.memory_bytes * 95 // 100, self.memory_bytes
             of_bytes = touched.of_bytes if touched is not None else 0
             touched = Touched(bytes=Range(low=low, likely=self.memory_bytes, high=high), how="sent now", of_bytes=of_bytes)
@@ -262,6 +295,16 @@ class Live:
             again = Window(ms=ms, dirtied_bytes=stuck_bytes, error_bytes=stuck_bytes // 20, busy_percent=seen.needs_percent)
             windows = (again, *(_no_less(one, stuck_bytes) for one in windows if one.ms > ms))
         return replace(seen, path=path, touched=touched, windows=windows)
+
+
+def _whole(window: Window, level: Window) -> Window:
+    """A sample of a guest that writes flat out, where it may have seen all that longer windows show: what it missed is noise.
+
+    Of 64 MiB libvirt looks at some thirty pages, and told of 40 to 90.
+    """
+    flat_out = window.busy_percent is not None and window.busy_percent >= BUSY_PERCENT
+    may_be = window.dirtied_bytes + window.error_bytes >= level.dirtied_bytes
+    return replace(window, dirtied_bytes=level.dirtied_bytes, error_bytes=level.error_bytes) if flat_out and may_be else window
 
 
 def _no_less(window: Window, bytes_: int) -> Window:

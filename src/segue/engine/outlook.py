@@ -165,7 +165,7 @@ class Foresight:
         news = (
             self._fresh,
             before.iteration != self._live.iteration,
-            before.first is not self._live.first,
+            (before.first, before.last) != (self._live.first, self._live.last),
             len(before.rates) < RATES_NEEDED <= len(self._live.rates),
             self._stuck is (stuck_bytes is None),
         )

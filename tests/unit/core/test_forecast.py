@@ -329,6 +329,49 @@ def test_what_the_first_iteration_shows_takes_the_place_of_what_was_measured():
     assert [window.ms for window in corrected.windows] == [1000, 2000, 4000, 4100]
 
 
+def under_way(*iterations: tuple[int, int], percent: int = 0, late_ms: int = 200) -> Live:
+    """A migration whose iterations took so many ms, and in which QEMU counted so many bytes, a moment after each had ended."""
+    live, now, told = Live().then(look()), 0, 0
+    for number, (ms, dirtied) in enumerate(iterations, 1):
+        now += ms
+        last = look(elapsed_ms=now, iteration=number, sent_bytes=GBIT * now // 1000, dirty_bps=told, throttle_percent=percent)
+        told, begun = dirtied * 1000 // ms, replace(last, iteration=number + 1)
+        for sample in (last, begun, replace(begun, elapsed_ms=now + late_ms, dirty_bps=told)):
+            live = live.then(sample)
+    return live
+
+
+def test_what_qemu_counted_of_an_iteration_is_a_window_and_takes_the_place_of_longer_samples():
+    live = under_way((4000, 60 * MIB), (2500, 40 * MIB), (1500, 27 * MIB))
+    windows = live.correct(seen()).windows
+    assert [window.ms for window in windows] == [1000, 1500, 4000]
+    assert [window.dirtied_bytes / MIB for window in windows[1:]] == pytest.approx([27, 60], rel=0.01)
+
+
+@pytest.mark.parametrize("slowed", [False, True], ids=["too short", "slowed"])
+def test_what_does_not_tell_the_guests_own_pace_is_no_window(slowed):
+    live = under_way((4000, 60 * MIB), (2500 if slowed else 800, 40 * MIB), percent=60 if slowed else 0)
+    assert live.last is None
+    assert (live.first is None) is slowed
+
+
+@pytest.mark.parametrize(
+    ("dirtied_mib", "busy_percent", "last_mib", "whole"),
+    [
+        (45, 100, 64, True),
+        (45, None, 64, False),  # nobody looked
+        (45, 40, 64, False),  # something else keeps it waiting, so that it may have written no more
+        (40, 100, 64, False),  # surely less
+        (45, 100, 50, False),  # what longer windows show still grows
+    ],
+)
+def test_a_sample_that_may_have_seen_all_that_a_busy_guest_writes_has(dirtied_mib, busy_percent, last_mib, whole):
+    sample = Window(ms=1000, dirtied_bytes=dirtied_mib * MIB, error_bytes=20 * MIB, busy_percent=busy_percent)
+    live = under_way((4000, 66 * MIB), (2000, last_mib * MIB))
+    [first, *_] = live.correct(replace(seen(bps=MBIT_300), windows=(sample,))).windows
+    assert first.dirtied_bytes == pytest.approx((last_mib if whole else dirtied_mib) * MIB, rel=0.01)
+
+
 def test_where_iterations_bring_no_progress_that_is_what_counts():
     """12.7 MiB that are dirtied whole between any two looks: windows of seconds cannot tell, a fixed point that is seen can."""
     what = seen(memory=128 * MIB, working_set=12 * MIB, rate=12 * MIB // 2, bps=MBIT_300)
