@@ -52,7 +52,8 @@ def test_there_and_back(lab: Lab, start_guest: Start, way: str) -> None:
 def test_post_copy_takes_the_same_way(lab: Lab, start_guest: Start, transport: str) -> None:
     busy = GuestSpec(name="far", host="alpha", kind="qemu", touch_bytes=64 * units.MIB, set_bytes=48 * units.MIB, rate="200")
     guest = start_guest(busy)
-    ended, report = watched(lab, guest.name, "beta", "--postcopy", "--transport", transport, "--max-downtime", "1ms")
+    words = ("--postcopy", "prefer", "--transport", transport, "--max-downtime", "1ms")
+    ended, report = watched(lab, guest.name, "beta", *words)
     assert ended.status == 0, ended.stderr
     assert any(sample.get("status") == "postcopy" for sample in ended.samples)
     assert report.clean, report

@@ -261,7 +261,7 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
     With a forecast it is that: the right downtime limit at once, slowing the guest only where that lets it converge and by as
     much as that takes, post-copy as soon as all was sent once, or at once what was asked for when a promise cannot be kept.
     Where the forecast is not sure of it, or there is none, iterations that bring no progress decide. A forecast knows nothing of
-    deltas: where they show soon what they bring, nothing is given up before.
+    deltas: where they show soon what they bring, nothing is given up before, and nothing goes over to post-copy.
 
     Args:
         limits: what was promised and what is allowed.
@@ -274,6 +274,7 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
     way_out = Decision.START_POSTCOPY if limits.postcopy else _MEANS[limits.on_miss]
     most = min(limits.max_slowdown_percent or MOST_THROTTLE, MOST_THROTTLE)
     waits = deltas and expected is not None and soon(expected)
+    goes_over = replace(_stalls(ONE_STALL, Decision.START_POSTCOPY), deltas_shown=deltas)
     rungs: list[Rung] = []
     match expected.choice if expected is not None else Means.PRECOPY:
         case Means.PRECOPY:
@@ -281,7 +282,7 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
                 rungs.append(Rung(do=Decision.ALLOW_DOWNTIME, iteration=1, downtime_ms=limit_ms))
             rungs.append(_whole_promise(limits))
             if limits.postcopy:
-                rungs.append(_stalls(ONE_STALL, Decision.START_POSTCOPY))
+                rungs.append(goes_over)
             elif limits.auto_converge:
                 rungs += _slowing(limits, most, steers_throttle=steers_throttle)
         case Means.THROTTLED:
@@ -291,10 +292,10 @@ def plan(limits: Limits, expected: Forecast | None = None, *, steers_throttle: b
                 rungs.append(_stalls(3 * STALLED_ITERATIONS, Decision.THROTTLE, throttle_percent=most))
             rungs.append(_whole_promise(limits))
             rungs += _hardly_running(limits)
-        case Means.POSTCOPY if expected is not None and expected.precopy.hopeless:
+        case Means.POSTCOPY if expected is not None and expected.precopy.hopeless and not waits:
             rungs.append(Rung(do=Decision.START_POSTCOPY, iteration=2))
         case Means.POSTCOPY:
-            rungs.append(_stalls(ONE_STALL, Decision.START_POSTCOPY))
+            rungs += [_whole_promise(limits), goes_over]
         case None if way_out is Decision.EXTEND:
             rungs.append(_whole_promise(limits))
             rungs += _slowing(limits, most, steers_throttle=steers_throttle) if limits.auto_converge else []
@@ -494,13 +495,14 @@ def _stall(rung: Rung, history: History, sample: Progress, limits: Limits, climb
 
 
 def _deltas_shown(history: History, sample: Progress, allowed_ms: int) -> bool:
-    """What they bring was seen, or that they bring little.
+    """What they bring was seen, or that they bring little; and QEMU is not about to be told that what is left fits (`_let_go`).
 
-    That is seen as soon as twice as much went over in the third iteration as may be left in the end, hardly less than whole: of
-    what goes over again in each, so much alone would be too much.
+    That they bring little is seen as soon as twice as much went over in the third iteration as may be left in the end, hardly
+    less than whole: of what goes over again in each, so much alone would be too much.
     """
     if history.iteration != FLOW_FROM or not history.begun:
-        return history.iteration >= SEEN_FROM
+        fits = sample.saved_bytes > 0 and 0 < needed_ms(history.level_bytes, history.carries_bps) <= allowed_ms
+        return history.iteration >= SEEN_FROM and not fits
     sent = sample.sent_bytes + sample.saved_bytes - history.begun[-1][1]
     return needed_ms(sent, history.carries_bps) >= 2 * allowed_ms and sample.saved_bytes < LITTLE_SHARE * sent
 

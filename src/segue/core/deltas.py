@@ -33,13 +33,13 @@ def possible(spec: MigrationSpec) -> bool:
     """Segue's own ladder is climbed, and nothing that was asked for stands in the way.
 
     A declared ladder is climbed as it is declared; several connections know no deltas (libvirt refuses both). Where post-copy is
-    allowed, that is the way out.
+    preferred it begins before any would go over.
     """
     wishes = spec.libvirt
     own = spec.policy is None and not spec.observe_only
     otherwise = bool(wishes.compression) or wishes.compressed or wishes.zero_copy or wishes.offline
     rdma = wishes.migration_uri.startswith("rdma:")  # which sends pages by itself
-    return own and spec.connections == 1 and not spec.limits.postcopy and not otherwise and not rdma
+    return own and spec.connections == 1 and not spec.limits.prefer_postcopy and not otherwise and not rdma
 
 
 def soon(expected: Forecast) -> bool:

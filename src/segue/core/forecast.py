@@ -436,7 +436,7 @@ def sentence(expected: Forecast, limits: Limits, *, deltas: bool = False) -> str
     Args:
         expected: it.
         limits: what is promised.
-        deltas: it is tried with them first where no other way keeps that.
+        deltas: it is tried with them first, where no other way keeps that or post-copy would.
     """
     if expected.choice is None:
         only_if = "this can keep your promise only if the guest changes little of each page, and that is tried"
@@ -447,9 +447,11 @@ def sentence(expected: Forecast, limits: Limits, *, deltas: bool = False) -> str
     announced = ""
     if limits.is_longer(chosen.downtime_ms.likely):
         announced = f" (more than the {limits.max_downtime_ms} ms that were asked for)"
+    first = deltas and chosen.means is Means.POSTCOPY
+    tried = "; before that it is tried whether the guest changes little of each page" if first else ""
     return (
         f"{chosen.means}: {chosen.total_ms.shown(units.format_duration_ms)} in all, "
         f"standing still for {chosen.downtime_ms.shown(units.format_duration_ms)}{announced}, "
-        f"{chosen.sent_bytes.shown(units.format_bytes)} sent; {expected.reason}; {expected.confidence_percent} % of forecasts "
-        "come true within these ranges"
+        f"{chosen.sent_bytes.shown(units.format_bytes)} sent; {expected.reason}{tried}; "
+        f"{expected.confidence_percent} % of forecasts come true within these ranges"
     )

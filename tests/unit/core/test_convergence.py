@@ -297,9 +297,9 @@ def test_post_copy_leaves_the_path_room_for_what_the_guest_asks_for():
     assert convergence.background_bps(History(), Limits()) is None
 
 
-def with_deltas(*left_kib: int) -> list[tuple[Decision, int | None]]:
+def with_deltas(*left_kib: int, rungs: tuple[Rung, ...] = ()) -> list[tuple[Decision, int | None]]:
     """What is decided of a guest of which so much is left at looks 0.1 s apart; a path of 100 MiB/s, 250 of 300 ms allowed."""
-    history, climb, limits = History(), Climb(begun_ms=250), Limits()
+    history, climb, limits = History(), Climb(begun_ms=250), Limits(postcopy=True)
     for n in range(5):
         history = observe(history, sample(elapsed_ms=100 * n, iteration=1, throughput_bps=100 * MIB), 250)
     done = []
@@ -313,7 +313,7 @@ def with_deltas(*left_kib: int) -> list[tuple[Decision, int | None]]:
             dirty_bps=MIB,
         )
         history = observe(history, look, 250)
-        choice, climb = convergence.decide(history, look, limits, Policy(name=OWN), climb)
+        choice, climb = convergence.decide(history, look, limits, Policy(name=OWN, rungs=rungs), climb)
         assert convergence.decide(history, look, limits, Policy(name="declared"), climb)[0].decision is Decision.CONTINUE
         done.append((choice.decision, choice.downtime_ms))
     return [one for one in done if one[0] is not Decision.CONTINUE]
@@ -347,6 +347,14 @@ def test_what_outruns_the_path_is_declined_as_soon_as_deltas_are_seen_to_bring_l
         if choice.decision is not Decision.CONTINUE:
             break
     assert (choice.decision, look.elapsed_ms) == (Decision.GIVE_UP, given_up_ms)
+
+
+def test_nothing_goes_over_to_post_copy_while_what_is_left_would_fit():
+    """24 MiB take 240 ms and 26 take 260, of 250 that are allowed: QEMU is told of the former, the latter goes over."""
+    goes_over = Rung(do=Decision.START_POSTCOPY, stalled=1, unchanged_ms=100, deltas_shown=True)
+    decided = {mib: with_deltas(*[mib * 1024] * 12, rungs=(goes_over,)) for mib in (24, 26)}
+    assert decided[24] == [(Decision.ALLOW_DOWNTIME, 60_000)]
+    assert decided[26][0] == (Decision.START_POSTCOPY, None)
 
 
 def test_qemu_which_takes_what_deltas_send_for_what_the_path_carries_is_told_to_let_go():

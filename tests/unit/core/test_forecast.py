@@ -446,6 +446,7 @@ DOUBTFUL = seen(working_set=200 * MIB, rate=130 * MIB)
         (seen(), Limits(auto_converge=False), [Decision.ALLOW_DOWNTIME] * 2),
         (seen(), Limits(postcopy=True), [Decision.ALLOW_DOWNTIME] * 2 + [Decision.START_POSTCOPY]),
         (HOPELESS, Limits(postcopy=True), [Decision.START_POSTCOPY]),
+        (DOUBTFUL, Limits(postcopy=True), [Decision.ALLOW_DOWNTIME, Decision.START_POSTCOPY]),
         (HOPELESS, Limits(), [Decision.ALLOW_DOWNTIME, Decision.GIVE_UP]),
         (DOUBTFUL, Limits(auto_converge=False), [Decision.ALLOW_DOWNTIME, Decision.GIVE_UP]),
         (replace(DOUBTFUL, needs_percent=10), Limits(), [Decision.ALLOW_DOWNTIME, Decision.GIVE_UP]),
@@ -476,6 +477,24 @@ def test_nothing_is_given_up_before_deltas_have_shown_what_they_bring(what):
     assert sentence(expected, limits, deltas=True).startswith("this can keep your promise only if the guest changes little")
     large = forecast(replace(what, touched=Touched(bytes=exactly(32 * GIB), how="said")), limits)
     assert plan(limits, large, deltas=True) == plan(limits, large)
+
+
+@pytest.mark.parametrize("what", [seen(), HOPELESS, DOUBTFUL])
+def test_nothing_goes_over_to_post_copy_before_deltas_have_shown_what_they_bring(what):
+    limits = Limits(postcopy=True)
+    expected = forecast(what, limits)
+    assert expected is not None
+    *_, whole, goes_over = plan(limits, expected, deltas=True).rungs
+    assert whole.fits
+    assert (goes_over.do, goes_over.stalled, goes_over.deltas_shown) == (Decision.START_POSTCOPY, 1, True)
+    told = "it is tried whether the guest changes little" in sentence(expected, limits, deltas=True)
+    assert told is (expected.choice is Means.POSTCOPY)
+
+
+def test_where_memory_takes_long_and_nothing_else_would_do_post_copy_is_not_waited_for():
+    large = forecast(replace(HOPELESS, touched=Touched(bytes=exactly(32 * GIB), how="said")), Limits(postcopy=True))
+    [goes_over] = plan(Limits(postcopy=True), large, deltas=True).rungs
+    assert (goes_over.do, goes_over.iteration) == (Decision.START_POSTCOPY, 2)
 
 
 def test_a_doubtful_no_is_declined_within_ten_seconds_and_not_at_once():

@@ -155,6 +155,14 @@ async def test_a_guest_that_changes_little_of_each_page_moves_where_no_other_wou
     assert rehearsal.shown == {"beta" if moves else "alpha": Sighting.RUNNING}
 
 
+@pytest.mark.parametrize(("mib", "covers", "over"), [(150, 8, False), (400, 8, True), (150, 1, True)])
+async def test_where_post_copy_is_allowed_it_is_for_a_guest_that_deltas_do_not_help(mib, covers, over) -> None:
+    rehearsal = Rehearsal(replace(FLAT_OUT, write_bps=mib * units.MIB, deltas_cover=covers))
+    events = await follow(rehearsal.migration(limits=Limits(postcopy=True)))
+    assert (State.POSTCOPY in events) is over
+    assert rehearsal.shown == {"beta": Sighting.RUNNING}
+
+
 @pytest.mark.parametrize(
     ("limits", "share"), [(Limits(postcopy=True), 0.9), (Limits(postcopy=True, bandwidth_bps=50_000_000), 1)]
 )

@@ -118,8 +118,9 @@ class Stream:
         self.round_ms += TICK_MS
         if self.world.cut:
             return
-        # In the second iteration what is sent is remembered, in the third deltas go over.
-        covers = self.guest.deltas_cover if self.deltas and self.iteration > 2 else 1
+        # In the second iteration what is sent is remembered, in the third deltas go over; none do in post-copy.
+        flow = self.deltas and self.iteration > 2 and self.status is JobStatus.ACTIVE
+        covers = self.guest.deltas_cover if flow else 1
         moved = min(self.left_bytes, covers * self.rate_bps * TICK_MS // 1000)
         self.left_bytes -= moved
         self.sent_bytes += moved // covers
