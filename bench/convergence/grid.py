@@ -78,6 +78,7 @@ WORKLOADS: Final = {
         Workload(name="text-24", touch=96, writes=48, rate="24", fill="text"),
         Workload(name="whole-24", touch=96, writes=48, rate="24", fill="whole"),
         Workload(name="whole-60", touch=96, writes=48, rate="60", fill="whole"),
+        Workload(name="whole-160", touch=128, writes=96, rate="160", fill="whole"),
     )
 }
 LINKS: Final[dict[str, int | None]] = {
