@@ -24,22 +24,22 @@ _REVIVED = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Nothing hangs yet."""
+    """Nothing ails yet."""
     config.stash[_REVIVED] = []
 
 
 @pytest.fixture(autouse=True)
 def _daemons_answer(request: pytest.FixtureRequest) -> None:
-    """No test begins with a daemon that hangs."""
+    """No test begins with a daemon that hangs or is gone."""
     if "lab" in request.fixturenames:
         for host in daemons.revived(request.getfixturevalue("lab")):
             request.config.stash[_REVIVED].append(f"libvirtd on {host}, before {request.node.nodeid}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What hung is told, whatever became of the tests."""
+    """What did is told, whatever became of the tests."""
     if revived := config.stash[_REVIVED]:
-        terminalreporter.section("daemons that hung and were started anew")
+        terminalreporter.section("daemons that hung or were gone, and were started anew")
         for one in revived:
             terminalreporter.line(one)
 

@@ -397,8 +397,11 @@ def test_a_failing_up_takes_down_what_it_made(killed: Layout, tmp_path: Path, mo
     assert remains(killed) == []
 
 
-def test_a_daemon_that_hangs_is_started_anew_between_tests(own: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", ["pkill -STOP libvirtd", "pkill -KILL libvirtd; while pgrep -x libvirtd; do sleep 0.02; done"])
+def test_a_daemon_that_hangs_or_is_gone_is_started_anew_between_tests(
+    own: Lab, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
     monkeypatch.setattr(daemons, "ANSWER_S", 3.0)
-    asyncio.run(own.run("beta", ["pkill", "-STOP", "libvirtd"]))
+    asyncio.run(own.run("beta", ["sh", "-c", fault]))
     assert daemons.revived(own) == ["beta"]
     assert daemons.revived(own) == []
