@@ -212,11 +212,10 @@ class Live:
     """What a migration that is under way shows of the guest and of the path.
 
     Attributes:
-        began_ms: when memory began to flow, by its samples' clock; ``None`` before it did.
         rates: what its newest samples got, in bytes per second.
         slowed: by how many percent the guest was slowed at each of the newest samples.
         iteration: the last one seen.
-        since_ms: when that one began.
+        since_ms: when that one began, by its samples' clock; ``None`` before memory flows.
         dirty_bps: what QEMU told last of dirtying, and tells until it has counted anew, which it may be at for a tenth of a
             second after an iteration has begun.
         uncounted_ms: how long the iteration was that it has not counted yet; 0: it has, or that one was too short, or the guest
@@ -226,11 +225,10 @@ class Live:
         memory_bytes: what was sent in the first; 0 before it was.
     """
 
-    began_ms: int | None = None
     rates: tuple[int, ...] = ()
     slowed: tuple[int, ...] = ()
     iteration: int = 0
-    since_ms: int = 0
+    since_ms: int | None = None
     dirty_bps: int = 0
     uncounted_ms: int = 0
     first: Window | None = None
@@ -239,8 +237,8 @@ class Live:
 
     def then(self, sample: Progress) -> Live:
         """With one more sample of pre-copy."""
-        if self.began_ms is None:
-            return replace(self, began_ms=sample.elapsed_ms, since_ms=sample.elapsed_ms, iteration=sample.iteration)
+        if self.since_ms is None:
+            return replace(self, since_ms=sample.elapsed_ms, iteration=sample.iteration)
         # What deltas send says nothing of what the path carries, and whether they do, no forecast knows.
         plain = sample.throughput_bps and not sample.saved_bytes
         rates = (*self.rates, sample.throughput_bps)[-RATES_KEPT:] if plain else self.rates
