@@ -129,6 +129,11 @@ class History:
         """How long that takes to be sent; 0 where no rate is known."""
         return needed_ms(self.level_bytes, self.level_bps)
 
+    @property
+    def whole_ms(self) -> int:
+        """How long it would take if every page of it had to go over whole; 0 where nobody knows what the path carries."""
+        return needed_ms(self.level_bytes, self.carries_bps)
+
 
 def observe(history: History, sample: Progress, allowed_ms: int) -> History:
     """Take one more sample into the history. Samples outside pre-copy change nothing.
@@ -420,7 +425,7 @@ def _let_go(history: History, sample: Progress, limits: Limits, climb: Climb) ->
     allowed = allowed_ms(limits, climb)
     lately = history.lately
     seen = bool(lately) and sample.elapsed_ms - lately[0][0] >= LET_GO_AFTER_MS
-    needed = needed_ms(history.level_bytes, history.carries_bps)
+    needed = history.whole_ms
     if seen and 0 < needed <= allowed and history.carries_bps > sample.throughput_bps:
         wanted = min(MOST_TOLD_MS, LET_GO_TIMES * history.level_bytes * 1000 // max(1, sample.throughput_bps))
         if wanted <= max(allowed, climb.told_ms * (1 + PROGRESS_MARGIN)):
@@ -501,7 +506,7 @@ def _deltas_shown(history: History, sample: Progress, allowed_ms: int) -> bool:
     less than whole: of what goes over again in each, so much alone would be too much.
     """
     if history.iteration != FLOW_FROM or not history.begun:
-        fits = sample.saved_bytes > 0 and 0 < needed_ms(history.level_bytes, history.carries_bps) <= allowed_ms
+        fits = sample.saved_bytes > 0 and 0 < history.whole_ms <= allowed_ms
         return history.iteration >= SEEN_FROM and not fits
     sent = sample.sent_bytes + sample.saved_bytes - history.begun[-1][1]
     return needed_ms(sent, history.carries_bps) >= 2 * allowed_ms and sample.saved_bytes < LITTLE_SHARE * sent
