@@ -42,7 +42,7 @@ async def restart_libvirtd(lab: Lab, host: str) -> None:
                 await processes.kill(pid)  # and its locks with it
     argv = next(argv for argv in services.daemons(host) if argv[0].endswith("libvirtd"))
     async with asyncio.timeout(30):
-        while (await lab.run(host, argv, check=False)).status:  # noqa: ASYNC110  # a child of the old one may hold its lock yet
+        while (await lab.run(host, argv, check=False)).status:  # noqa: ASYNC110  # whatever may hold its lock yet
             await asyncio.sleep(0.05)
     await services.wait_ready(lab.layout, host, lab.enter_argv(host, []))
 
