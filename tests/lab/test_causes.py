@@ -21,7 +21,7 @@ from segue.errors import HostUnreachable
 from segue.lab import Lab, guests
 from segue.lab.guests import GuestSpec
 from tests.lab.conftest import SEGUE
-from tests.support.daemons import restart_libvirtd
+from tests.support.daemons import end_libvirtd, restart_libvirtd
 from tests.support.inside import Inside
 from tests.support.sayings import addresses, tiny, told
 
@@ -311,7 +311,7 @@ def test_a_user_to_whom_polkit_gives_no_rights(lab: Lab) -> None:
 
 def test_a_daemon_that_is_not_there(lab: Lab, inside: Inside) -> None:
     try:
-        sh(lab, "beta", "pkill -KILL -x libvirtd")
+        asyncio.run(end_libvirtd(lab, "beta"))
         error = unreachable(lab, inside)
     finally:
         asyncio.run(restart_libvirtd(lab, "beta"))

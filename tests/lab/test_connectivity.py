@@ -17,7 +17,7 @@ from segue.hosts import HostShell, reach, way_in
 from segue.lab import Lab
 from segue.provision import connectivity
 from tests.lab.conftest import SEGUE
-from tests.support.daemons import restart_libvirtd
+from tests.support.daemons import end_libvirtd, restart_libvirtd
 from tests.support.inside import Inside
 
 pytestmark = pytest.mark.lab
@@ -100,7 +100,7 @@ def test_a_way_between_two_hosts_on_which_everything_vanishes(lab: Lab, inside: 
 
 
 def test_a_daemon_that_is_not_there_is_red_for_whoever_needs_it_and_only_there(lab: Lab, inside: Inside, hosts: Hosts) -> None:
-    sh(lab, "beta", "pkill -KILL -x libvirtd")
+    asyncio.run(end_libvirtd(lab, "beta"))
     try:
         found = cells(inside, hosts)
     finally:

@@ -34,12 +34,17 @@ tail -n 3 /var/log/libvirt/qemu/*.log
 """
 
 
+async def end_libvirtd(lab: Lab, host: str) -> None:
+    """Kill it, and come back when it is gone: until then its sockets take connections, and its locks are held."""
+    async with asyncio.timeout(ANSWER_S):
+        while pids := _libvirtds(lab, host):  # again: one may have been forked meanwhile
+            for pid in pids:
+                await processes.kill(pid)
+
+
 async def restart_libvirtd(lab: Lab, host: str) -> None:
     """As a service manager does when its daemon was killed."""
-    for pid in processes.members([NETNS_DIR / lab.netns(host)]):
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == "libvirtd":
-                await processes.kill(pid)  # and its locks with it
+    await end_libvirtd(lab, host)
     argv = next(argv for argv in services.daemons(host) if argv[0].endswith("libvirtd"))
     async with asyncio.timeout(30):
         while (await lab.run(host, argv, check=False)).status:  # noqa: ASYNC110  # whatever may hold its lock yet
@@ -59,6 +64,15 @@ async def at_a_standstill(lab: Lab) -> str:
     """What every host shows while something does not go on: sockets, where threads of QEMU and libvirtd wait, their logs."""
     shown = [f"--- {host}\n{(await lab.run(host, ['sh', '-c', _SHOW], check=False)).stdout}" for host in lab.hosts]
     return "\n".join(shown)
+
+
+def _libvirtds(lab: Lab, host: str) -> list[int]:
+    found = []
+    for pid in processes.members([NETNS_DIR / lab.netns(host)]):
+        with contextlib.suppress(OSError):  # gone since
+            if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == "libvirtd":
+                found.append(pid)
+    return found
 
 
 def _is_gone(path: Path) -> bool:
