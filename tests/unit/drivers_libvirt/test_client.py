@@ -25,3 +25,11 @@ def test_what_libvirt_says_to_that_process_is_said_as_if_we_had_been_told() -> N
         connection.lookupByName("nobody")
     here = runtime.wrapped("alpha", said.value)
     assert (told.value.message, told.value.number, told.value.area) == (here.message, here.number, here.area)
+
+
+def test_a_call_that_has_returned_when_post_copy_is_about_to_be_asked_for_is_no_error() -> None:
+    made = call("nobody")
+    with pytest.raises(HypervisorError):
+        made.result()
+    made.stay()
+    made.release()

@@ -76,7 +76,7 @@ class Client:
 
     def _tell(self, line: str) -> None:
         stdin = _present(self._process.stdin)
-        with contextlib.suppress(OSError):  # it is gone: `result` says so
+        with contextlib.suppress(OSError, ValueError):  # it is gone, or `result` has closed it: that call has returned, or will
             stdin.write(f"{line}\n")
             stdin.flush()
 
