@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import sys
+import traceback
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Annotated, Any, Final
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from segue.cli import render
-from segue.errors import SegueError
+from segue.errors import OutcomeAmbiguous, SegueError
 
 VERBS: Final = {
     "migrate": "migrate.migrate",
@@ -41,6 +42,10 @@ _PARSERS: Final = dict.fromkeys(("migrate", "check", "forecast"), "asking.Comman
 OBJECTS_BETWEEN_LOOKS: Final = 100_000
 """So many more before the interpreter looks for circles among them. After its own 700 it would look two hundred times while it
 loads what a migration needs, find none, and take a tenth of that time for it."""
+
+DEFECT: Final = """\
+segue: This is a defect of Segue itself, not of a host.
+  to do: If a guest was being moved, 'segue recover' looks at both hosts and settles it. Please report what is printed above."""
 
 SWITCH_S: Final = 0.0005
 """So long a thread may keep others waiting, a tenth of the interpreter's own: one loads while another speaks to hosts."""
@@ -100,6 +105,10 @@ def main() -> None:
     except SegueError as error:
         typer.echo(explain(error), err=True)
         sys.exit(error.exit_code)
+    except Exception:  # a defect; what it has left undone is not a person's to guess
+        traceback.print_exc()
+        typer.echo(DEFECT, err=True)
+        sys.exit(OutcomeAmbiguous.exit_code)
 
 
 def explain(error: SegueError) -> str:

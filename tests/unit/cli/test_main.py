@@ -52,6 +52,14 @@ def _loaded_for(*words: str) -> set[str]:
     return set(done.stderr.split())
 
 
+def test_a_defect_says_what_to_do_and_claims_no_end() -> None:
+    script = "import segue.cli.main as cli; cli.assembled = lambda _: 1 / 0; cli.main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 5
+    assert "ZeroDivisionError" in done.stderr
+    assert "'segue recover' looks at both hosts" in done.stderr
+
+
 def test_the_version_is_told(config: Path) -> None:
     shown = segue("--version", config=config)
     assert (shown.returncode, shown.stdout.split()[0]) == (0, "segue")
