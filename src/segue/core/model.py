@@ -385,6 +385,7 @@ class Outcome:
         phase: the last phase that was reached before the end.
         owner: name of the host that runs the guest; empty when unproven or when the guest is gone.
         total_ms: from when the destination begins to be prepared to the proof; the looks before, at both hosts, are not in it.
+            What lies between its being left unfinished and being taken up again is.
         downtime_ms: as the hypervisor reports it; ``None`` when it did not say or nothing moved.
         guest_lost_ms: what the guest's own clock lost; ``None``: not known, nobody in the guest said.
         client: what a client on the network saw; ``None``: nobody was asked to look.

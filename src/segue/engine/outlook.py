@@ -234,7 +234,8 @@ def own_of(store: Store, record: Record) -> Range | None:
     took = []
     for past in _past(store, record, both_ways=True)[:MOST_LOOKED_AT]:
         sending = [one.progress.elapsed_ms for one in store.samples(past.id) if one.progress.status in _SENDING]
-        if past.outcome is not None and sending and past.spec.disks is None:
+        taken_up = past.lease is not None and past.lease.epoch > 1  # what its leaders left between them is nobody's work
+        if past.outcome is not None and sending and past.spec.disks is None and not taken_up:
             took.append(max(0, past.outcome.total_ms - (sending[-1] - sending[0])))
     return Range(low=min(took) * 3 // 4, likely=round(statistics.median(took)), high=max(took) * 3 // 2) if took else None
 

@@ -33,7 +33,7 @@ from segue.core.policy import Decision, Policy
 from segue.core.ports import Attempt, Hypervisor, Probe
 from segue.core.record import Record, Settings, Wishes
 from segue.engine import failpoints, telling
-from segue.engine.journal import Journal
+from segue.engine.journal import Journal, wall_ms
 from segue.engine.outlook import Foresight
 from segue.errors import HypervisorError, LeaseLost, SegueError
 
@@ -194,7 +194,7 @@ class Runner:
         Raises:
             LeaseLost: as for `run`.
         """
-        self._began, self._taken_up = self._now_ms(), True
+        self._began, self._taken_up = self._now_ms() - max(0, wall_ms() - record.created_at_ms), True
         self._state, self._phase, self._discard = record.state, record.phase, discard
         self._may_have_run = record.phase in phases.MAY_HAVE_RUN
         if record.outcome is not None:

@@ -30,10 +30,10 @@ from segue.core.model import (
 )
 from segue.core.phases import PHASES, State
 from segue.core.ports import Store
-from segue.core.record import Action, Holder, Record, Step, Transition, Wishes
+from segue.core.record import Action, Holder, Record, Sample, Step, Transition, Wishes
 from segue.drivers.simulated import SimGuest, SimulatedDriver, World
 from segue.drivers.simulated.world import Stream
-from segue.engine import failpoints, holder, journal, outside, recovery, runner
+from segue.engine import failpoints, holder, journal, outlook, outside, recovery, runner
 from segue.engine.journal import PATIENCE_S, POLL_S
 from segue.engine.leader import Leader
 from segue.engine.listeners import Listener
@@ -479,6 +479,23 @@ async def test_who_comes_second_to_recover_finds_it_done(store: Store) -> None:
     late = scene.leader()  # with what it read before the other one was done
     outcome = await scene.leader().take_up()
     assert await late.take_up() == outcome
+
+
+async def test_what_lay_between_two_leaders_is_time_that_it_took_and_nobodys_work(store: Store) -> None:
+    scene = Scene(store)  # as if asked for in 1970
+    sending = Sample(at_ms=1, progress=Progress(elapsed_ms=1, status=JobStatus.ACTIVE))
+    store.write(store.lead(scene.record.id, OTHER, ttl_ms=-1), [entered(State.CONFIRM), sending])
+    scene.world.show("web", "alpha", Sighting.ABSENT)
+    scene.world.show("web", "beta", Sighting.RUNNING)
+    outcome = await scene.leader().take_up()
+    assert outcome.outcome is OutcomeKind.MOVED
+    assert outcome.total_ms > 50 * 365 * 24 * 3_600_000
+    assert outlook.own_of(store, scene.record) is None
+    again = Scene(store)
+    await again.run()
+    own = outlook.own_of(store, again.record)
+    assert own is not None
+    assert own.high < 60_000
 
 
 async def test_without_both_hosts_nothing_is_concluded_and_nothing_done(store: Store) -> None:
