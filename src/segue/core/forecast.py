@@ -19,7 +19,7 @@ from typing import Final
 
 from segue import units
 from segue.core.dirtying import TICK_MS, Curve, curves, fixed_point
-from segue.core.measured import GOODPUT, Range, Seen, UnderWay
+from segue.core.measured import GOODPUT, LEVEL_SHARE, Range, Seen, UnderWay
 from segue.core.model import Limits
 from segue.core.precopy import Run, play
 
@@ -36,6 +36,11 @@ FETCHED_BYTES: Final = 12_300_000
 """And for what the link carries before a client is answered: all that the guest asks for over there, and what is sent besides.
 Both fit the medians of what clients of libvirt's guests waited for, 645 ms over 300 Mbit/s and 406 over 1 Gbit/s (of bare ones
 577 and 317), with the rest held back (`convergence.BACKGROUND_SHARE`); single runs were 349 to 1138."""
+FETCHED_SHARE: Final = 0.45
+AT_ONCE_SHARE: Final = 0.1
+"""Of a set that the guest writes flat out, whole within a tenth of the time in which it is sent, so much is carried before that.
+Over 300 Mbit/s clients waited for 580, 600, 1164 and 1986 ms for sets of 16, 32, 64 and 128 MiB (medians of 3 to 9 moves, 0.77 to
+1.39 s for 64 MiB); over 1 Gbit/s for 440 and 550 ms for 32 and 64, for 128 only for 300 where this gives 800."""
 MOST_THROTTLE: Final = 99
 THROTTLE_STEP: Final = 15
 WORTH_THROTTLE: Final = 90
@@ -327,7 +332,9 @@ def _postcopy(courses: Courses, limits: Limits, own: Range) -> Prospect:
         one.curve.dirtied(one.spent_ms / 1000 + seconds) if one.first else one.left
         for one, seconds in zip(courses, first, strict=True)
     ]
-    stand = [stands + FETCHED_BYTES / one.bps * 1000 for one, stands in zip(courses, SPREAD_OF_GOING_OVER_MS, strict=True)]
+    fetched = _fetched(courses[1])
+    asked = zip(courses, SPREAD_OF_GOING_OVER_MS, (FETCHED_BYTES, fetched, fetched), strict=True)
+    stand = [stands + bytes_ / one.bps * 1000 for one, stands, bytes_ in asked]
     total = Range.of(
         one.spent_ms + (seconds + rest / one.bps) * 1000 + stands + more
         for one, seconds, rest, stands, more in zip(courses, first, left, stand, owns, strict=True)
@@ -344,6 +351,13 @@ def _postcopy(courses: Courses, limits: Limits, own: Range) -> Prospect:
         broken=_broken(limits, total.likely, sent.likely, downtime.likely),
         hopeless=bool(_broken(limits, total.low, sent.low, downtime.low)),
     )
+
+
+def _fetched(course: Course) -> float:
+    """What the link carries over there before a client is answered, in bytes."""
+    whole = fixed_point(course.curve, course.curve.most_bytes, course.bps)
+    at_once = course.curve.dirtied(AT_ONCE_SHARE * whole / course.bps) >= LEVEL_SHARE * whole
+    return max(FETCHED_BYTES, FETCHED_SHARE * whole) if at_once else FETCHED_BYTES
 
 
 def _broken(limits: Limits, total_ms: int, sent_bytes: int, downtime_ms: int = 0) -> tuple[str, ...]:

@@ -86,6 +86,18 @@ def test_going_over_to_post_copy_is_announced_as_clients_saw_it_over_that_link(b
     assert told.high > 1.5 * medians_ms[1]
 
 
+@pytest.mark.parametrize(("set_mib", "client_ms"), [(16, 580), (32, 600), (64, 1164), (128, 1986)])
+def test_the_larger_a_set_that_is_written_flat_out_the_longer_clients_wait_for_post_copy(set_mib, client_ms):
+    what = seen(memory=256 * MIB, working_set=set_mib * MIB, rate=GIB, bps=MBIT_300)
+    busy = replace(what, windows=tuple(replace(one, busy_percent=100) for one in what.windows))
+    expected = forecast(busy, Limits(postcopy=True))
+    assert expected is not None
+    told = expected.postcopy.downtime_ms
+    assert told is not None
+    assert told.likely == pytest.approx(client_ms, rel=0.2)
+    assert told.low < client_ms < told.high
+
+
 def test_no_more_confidence_is_stated_than_was_counted():
     page = (Path(__file__).parents[3] / "docs/bench/forecast.md").read_text(encoding="utf-8")
     counts = re.search(
