@@ -211,12 +211,14 @@ class Choice:
         reason: one sentence.
         downtime_ms: what is to be allowed, for `Decision.ALLOW_DOWNTIME`.
         throttle_percent: by how much the guest is to be slowed, for `Decision.THROTTLE`.
+        limits: what is still promised, for `Decision.EXTEND`.
     """
 
     decision: Decision
     reason: str
     downtime_ms: int | None = None
     throttle_percent: int | None = None
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,8 +386,8 @@ def decide(
     Returns:
         The choice, and how far up the ladder it is once that was done.
     """
-    if miss := _missed(sample, limits):
-        return _on_miss(miss, sample, limits, climb)
+    if missed := _missed(sample, limits):
+        return _on_miss(*missed, sample, limits, climb)
     if sample.status is not JobStatus.ACTIVE:
         return Choice(decision=Decision.CONTINUE, reason=f"nothing to steer while {sample.status}"), climb
     if silent_ms >= SILENCE_MS:
@@ -453,26 +455,30 @@ def does_not_begin(sample: Progress, since_ms: int) -> bool:
     return nothing and sample.status in _BEFORE_IT_BEGINS and sample.elapsed_ms - since_ms >= SILENCE_MS
 
 
-def _missed(sample: Progress, limits: Limits) -> str:
-    """The promise that is not kept, in words; empty when all are, or nothing can be done about it any more."""
+def _missed(sample: Progress, limits: Limits) -> tuple[str, Limits] | None:
+    """The promise that is not kept, in words, and the others; ``None`` when all are, or nothing can be done about it any more."""
     if not _may_give_up(sample.status, limits):
-        return ""
+        return None
     if limits.within_ms is not None and sample.elapsed_ms >= limits.within_ms:
-        return f"not done within {units.format_duration_ms(limits.within_ms)}"
+        return f"not done within {units.format_duration_ms(limits.within_ms)}", replace(limits, within_ms=None)
     if limits.max_bytes is not None and sample.sent_bytes >= limits.max_bytes:
-        return f"{units.format_bytes(sample.sent_bytes)} were sent, and {units.format_bytes(limits.max_bytes)} are allowed"
+        sent, allowed = map(units.format_bytes, (sample.sent_bytes, limits.max_bytes))
+        return f"{sent} were sent, and {allowed} are allowed", replace(limits, max_bytes=None)
     if limits.max_slowdown_percent is not None and sample.throttle_percent > limits.max_slowdown_percent:
-        return f"the guest is slowed by {sample.throttle_percent} %, and {limits.max_slowdown_percent} % are allowed"
-    return ""
+        words = f"the guest is slowed by {sample.throttle_percent} %, and {limits.max_slowdown_percent} % are allowed"
+        return words, replace(limits, max_slowdown_percent=None)
+    return None
 
 
-def _on_miss(miss: str, sample: Progress, limits: Limits, climb: Climb) -> tuple[Choice, Climb]:
+def _on_miss(miss: str, others: Limits, sample: Progress, limits: Limits, climb: Climb) -> tuple[Choice, Climb]:
     """What was asked for when a promise is missed. What never got going is given up: there is nothing to go on with."""
     if sample.status is not JobStatus.ACTIVE:
         return Choice(decision=Decision.GIVE_UP, reason=miss), climb
+    if limits.on_miss is OnMiss.EXTEND:  # it goes on as if that had never been promised
+        return Choice(decision=Decision.EXTEND, reason=miss, limits=others), climb
     if climb.missed_ms is None:
         return Choice(decision=_MEANS[limits.on_miss], reason=miss), replace(climb, missed_ms=sample.elapsed_ms)
-    if limits.on_miss is not OnMiss.EXTEND and sample.elapsed_ms - climb.missed_ms >= MISSED_GRACE_MS:
+    if sample.elapsed_ms - climb.missed_ms >= MISSED_GRACE_MS:
         why = f"{miss}, and {_MEANS[limits.on_miss]} did not end it"
         return Choice(decision=Decision.GIVE_UP, reason=why), climb
     return Choice(decision=Decision.CONTINUE, reason=f"{miss}: {_MEANS[limits.on_miss]} was chosen"), climb

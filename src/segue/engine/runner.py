@@ -392,6 +392,7 @@ class Runner:
         )
         if choice.decision is Decision.CONTINUE:
             return None
+        self._limits = choice.limits or self._limits
         only = "would (only observing): " if self._spec.observe_only else ""
         steered = Steered(decision=choice.decision, reason=f"{only}{choice.reason}")
         self._steered.append(steered)

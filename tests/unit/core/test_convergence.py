@@ -164,7 +164,6 @@ MISSES = {
         (OnMiss.ABORT, Decision.GIVE_UP),
         (OnMiss.SUSPEND, Decision.SUSPEND),
         (OnMiss.POSTCOPY, Decision.START_POSTCOPY),
-        (OnMiss.EXTEND, Decision.EXTEND),
     ],
 )
 def test_a_promise_that_is_missed_ends_in_what_was_asked_for_and_says_which_one(reason, on_miss, decision):
@@ -177,13 +176,26 @@ def test_a_promise_that_is_missed_ends_in_what_was_asked_for_and_says_which_one(
         assert choice.decision is Decision.CONTINUE
 
 
-@pytest.mark.parametrize(("on_miss", "decision"), [(OnMiss.SUSPEND, Decision.GIVE_UP), (OnMiss.EXTEND, Decision.CONTINUE)])
-def test_a_way_out_that_leads_nowhere_is_given_up_but_an_extension_has_no_end(on_miss, decision):
-    limits = Limits(within_ms=10_000, on_miss=on_miss)
+def test_a_way_out_that_leads_nowhere_is_given_up():
+    limits = Limits(within_ms=10_000, on_miss=OnMiss.SUSPEND)
     missed = Climb(missed_ms=10_000)
     early, late = (sample(elapsed_ms=10_000 + MISSED_GRACE_MS - ms) for ms in (1, 0))
     assert convergence.decide(History(), early, limits, plan(limits), missed)[0].decision is Decision.CONTINUE
-    assert convergence.decide(History(), late, limits, plan(limits), missed)[0].decision is decision
+    assert convergence.decide(History(), late, limits, plan(limits), missed)[0].decision is Decision.GIVE_UP
+
+
+@pytest.mark.parametrize("reason", MISSES)
+def test_after_an_extension_the_ladder_is_climbed_as_if_that_had_not_been_promised(reason):
+    limits = replace(MISSES[reason], on_miss=OnMiss.EXTEND, postcopy=True)
+    stalled = observed(1024, 500, 500, 500, 500)
+    missed = sample(elapsed_ms=10_000, sent_bytes=GIB, throttle_percent=40)
+    choice, climb = convergence.decide(stalled, missed, limits, plan(limits), Climb())
+    assert (choice.decision, choice.reason) == (Decision.EXTEND, reason)
+    assert choice.limits == Limits(on_miss=OnMiss.EXTEND, postcopy=True)
+    choice, _ = convergence.decide(stalled, missed, choice.limits, plan(choice.limits), climb)
+    assert choice.decision is Decision.START_POSTCOPY
+    choice, _ = convergence.decide(History(), missed, Limits(), plan(Limits()), climb, silent_ms=convergence.SILENCE_MS)
+    assert choice.decision is Decision.GIVE_UP
 
 
 # --- ladders

@@ -281,6 +281,13 @@ async def test_a_wish_is_granted_on_the_way_and_read_back(store: Store, monkeypa
     assert (await leading).outcome is OutcomeKind.MOVED
 
 
+async def test_who_is_given_more_time_is_steered_on_as_before(store: Store) -> None:
+    scene = Scene(store, postcopy=True, bandwidth_bps=2 * units.MIB, within_ms=1, on_miss=OnMiss.EXTEND)
+    outcome = await scene.run()
+    assert outcome.outcome is OutcomeKind.MOVED
+    assert [one.partition(":")[0] for one in outcome.decisions] == ["extend", "start-post-copy"]
+
+
 async def test_a_cancel_from_outside_turns_back_and_twice_is_as_good_as_once(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
