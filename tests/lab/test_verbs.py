@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
 import signal
 import subprocess
 import time
@@ -148,6 +150,39 @@ def test_a_watcher_that_is_interrupted_changes_nothing(lab: Lab, guest: LabGuest
     assert "it goes on" in said
     assert record(lab, migration)["state"] == "perform"
     assert segue(lab, "cancel", migration).returncode == 4
+
+
+def reads_a_line_and_goes(argv: list[str]) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([*argv, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout
+    process.stdout.readline()
+    process.stdout.close()
+    return process
+
+
+def hangs_up(argv: list[str]) -> subprocess.Popen[bytes]:
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(["setsid", "--ctty", *argv], stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    while b"perform" not in shown:
+        shown += os.read(screen, 4096)
+    os.close(screen)
+    return process
+
+
+@pytest.mark.parametrize(("goes", "status", "home"), [(reads_a_line_and_goes, 0, "beta"), (hangs_up, 4, "alpha")])
+def test_whoever_listens_may_go_and_nothing_is_left_half_done(
+    lab: Lab, start_guest: Start, goes: Callable[[list[str]], subprocess.Popen[bytes]], status: int, home: str
+) -> None:
+    start_guest(GuestSpec(name="unheard", host="alpha", kind="libvirt", touch_bytes=32 * units.MIB))
+    process = goes(lab.enter_argv("admin", [SEGUE, "migrate", "unheard", "beta", "--bandwidth", "16MiB/s"]))
+    try:
+        assert process.wait(timeout=60) == status
+    finally:
+        process.kill()
+    assert [host for host, _ in guests.where(lab, "unheard")] == [home]
+    assert segue(lab, "status").returncode == 0
 
 
 def test_bad_ids_and_words(lab: Lab) -> None:

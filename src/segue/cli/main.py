@@ -7,6 +7,7 @@ What may live here: the list of verbs and `main`. A verb has a file of its own a
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import sys
 import traceback
@@ -103,7 +104,8 @@ def main() -> None:
     try:
         assembled(asked or VERBS)()
     except SegueError as error:
-        typer.echo(explain(error), err=True)
+        with contextlib.suppress(OSError):  # nobody listens: the status still says it
+            typer.echo(explain(error), err=True)
         sys.exit(error.exit_code)
     except Exception:  # a defect; what it has left undone is not a person's to guess
         traceback.print_exc()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segue.cli import asking, exit_codes, render
+from segue.cli import asking, exit_codes, render, unheard
 from segue.core.model import Control
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def migrate(
     migration = segue.migrate(**asked, observe_only=observe_only, accept=accept or (), fix=fix, probe=probe)
     if detach:
         raise typer.Exit(asyncio.run(_detach(migration, as_json=as_json)))
-    status = asyncio.run(_follow(migration, title=f"{asked['guest']} → {asked['destination']}", as_json=as_json))
+    with unheard.whoever_listens():
+        status = asyncio.run(_follow(migration, title=f"{asked['guest']} → {asked['destination']}", as_json=as_json))
     raise typer.Exit(status)
 
 

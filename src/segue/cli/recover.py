@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segue.cli import exit_codes, render, written
+from segue.cli import exit_codes, render, unheard, written
 from segue.cli.written import Json
 from segue.errors import SegueError, UsageError
 
@@ -59,7 +59,8 @@ def recover(
         if not records:
             render.say("nothing is left unfinished")
         act = _look if dry_run else _recover
-        statuses = [asyncio.run(_one(act, store, record, discard=discard, as_json=as_json)) for record in records]
+        with unheard.whoever_listens():
+            statuses = [asyncio.run(_one(act, store, record, discard=discard, as_json=as_json)) for record in records]
     raise typer.Exit(max(statuses, default=0))
 
 

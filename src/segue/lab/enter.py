@@ -17,7 +17,8 @@ import sys
 import warnings  # noqa: F401  # execvp imports it: in another tree there would be none
 
 _FORWARDED = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-_SI_KERNEL = 0x80  # asm-generic/siginfo.h: it came from the terminal, which has told the command as well
+_SI_KERNEL = 0x80  # asm-generic/siginfo.h: it came from the terminal, which has told the command as well, but for a hang-up,
+# which it tells the leader of a session alone (drivers/tty/tty_jobctrl.c, tty_signal_session_leader)
 _NAMESPACES = ("pid", "net", "uts", "ipc", "cgroup", "mnt")  # mnt last: /proc is this machine's until then
 _DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
@@ -57,7 +58,7 @@ def _wait(child: int) -> int:
     while True:
         seen = signal.sigwaitinfo({*_FORWARDED, signal.SIGCHLD})
         if seen.si_signo != signal.SIGCHLD:
-            if seen.si_code != _SI_KERNEL:
+            if seen.si_code != _SI_KERNEL or seen.si_signo == signal.SIGHUP:
                 os.kill(child, seen.si_signo)
             continue
         pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)

@@ -40,7 +40,7 @@ def test_help_names_every_verb_and_loads_nothing_heavy(config: Path) -> None:
 
 def test_a_verb_loads_no_other_verb() -> None:
     assert {one for one in _loaded_for("migrate", "--help") if one.startswith("segue.cli.")} == {
-        f"segue.cli.{file}" for file in ("main", "migrate", "render", "exit_codes", "asking", "wishes")
+        f"segue.cli.{file}" for file in ("main", "migrate", "render", "exit_codes", "asking", "unheard", "wishes")
     }
 
 
