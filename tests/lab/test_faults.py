@@ -27,6 +27,7 @@ SLICE = [
     Cell(path=Path.DIRECT, fault=Fault.KILL_SEGUE, failpoint="confirm.entered"),
     Cell(path=Path.DIRECT, fault=Fault.KILL_SEGUE, failpoint="start-post-copy.acted"),
     Cell(path=Path.DIRECT, fault=Fault.KILL_DESTINATION, moment=Moment.PERFORM),
+    Cell(path=Path.DIRECT, fault=Fault.LIBVIRTD_SOURCE, moment=Moment.POSTCOPY),
     Cell(path=Path.DIRECT, fault=Fault.LIBVIRTD_DESTINATION, moment=Moment.PERFORM),
     Cell(path=Path.P2P, fault=Fault.KILL_SEGUE, moment=Moment.PERFORM),
     Cell(path=Path.P2P, fault=Fault.LIBVIRTD_SOURCE, moment=Moment.PERFORM),

@@ -175,7 +175,7 @@ def hangs_up(argv: list[str]) -> subprocess.Popen[bytes]:
 def test_whoever_listens_may_go_and_nothing_is_left_half_done(
     lab: Lab, start_guest: Start, goes: Callable[[list[str]], subprocess.Popen[bytes]], status: int, home: str
 ) -> None:
-    start_guest(GuestSpec(name="unheard", host="alpha", kind="libvirt", touch_bytes=32 * units.MIB))
+    start_guest(GuestSpec(name="unheard", host="alpha", kind="libvirt", touch_bytes=16 * units.MIB))
     process = goes(lab.enter_argv("admin", [SEGUE, "migrate", "unheard", "beta", "--bandwidth", "16MiB/s"]))
     try:
         assert process.wait(timeout=60) == status

@@ -180,6 +180,13 @@ class LibvirtAttempt:
         there = (await self._destination.evidence(self._spec.arrives_as)).sighting
         return there is Sighting.DEFINED if self._spec.libvirt.offline else there in _HERE
 
+    async def _require_arrived(self) -> None:
+        if not await self._arrived():
+            raise HypervisorError(
+                f"{self._spec.guest} was not seen to run on {self._destination.host}: {self._source.host} keeps what it has.",
+                host=self._source.host,
+            )
+
     async def _has_job(self) -> bool:
         """Whether the source still works on it: a job, or a post-copy that waits to be connected again."""
         domain = self._require_found().domain
@@ -398,21 +405,26 @@ class LibvirtAttempt:
     async def confirm(self) -> None:
         """Remove what is left on the source; libvirt does it in the call, unless it could not.
 
-        A source that the migration stopped is ended only when the destination is seen running the guest.
+        Only when the destination is seen to have the guest.
+
+        Raises:
+            HypervisorError: it is not; or the source is not done, as while its daemon, started anew, finds out that its guest has
+                left, or nobody sees what it has.
         """
         name = self._spec.guest
         here = await self._source.evidence(name)
         if here.sighting in (Sighting.SWITCHOVER, Sighting.POSTMIGRATE):
-            if not await self._arrived():
-                raise HypervisorError(
-                    f"{name} was not seen to run on {self._destination.host}: {self._source.host} keeps what it has.",
-                    host=self._source.host,
-                )
+            await self._require_arrived()
             async with self._log.acting(Action.END_SOURCE, self._source.host):
                 await self._source.ask(lambda connection: connection.lookupByName(name).destroy())
             here = await self._source.evidence(name)
+        if not here.sighting.is_idle:
+            raise HypervisorError(
+                f"{self._source.host} is not done with {name}: it shows it {here.sighting} ({here.raw}).", host=self._source.host
+            )
         defined = here.sighting in (Sighting.DEFINED, Sighting.CRASHED)
-        if defined and self._spec.undefines(defined=True) and await self._arrived():
+        if defined and self._spec.undefines(defined=True):
+            await self._require_arrived()
             keep = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM  # the destination has its own copy or shares this one
             async with self._log.acting(Action.UNDEFINE_SOURCE, self._source.host):
                 await self._source.ask(lambda connection: connection.lookupByName(name).undefineFlags(keep))
