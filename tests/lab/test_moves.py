@@ -82,17 +82,10 @@ def homes(lab: Lab, guest: str) -> list[str]:
     return [host for host, _ in guests.where(lab, guest)]
 
 
-def crowded(lab: Lab) -> int:
-    """How often a libvirtd warned that a client asks more at once than it listens to."""
-    logs = (lab.host_path(host, "/var/log/libvirt/libvirtd.log") for host in lab.hosts)
-    return sum(log.read_text(encoding="utf-8").count("hit max requests limit") for log in logs)
-
-
 @pytest.mark.parametrize("load", [IDLE, BUSY], ids=["idle", "busy"])
 @pytest.mark.parametrize(("kind", "control"), [("qemu", "direct"), ("libvirt", "direct"), ("libvirt", "p2p")])
 def test_there_and_back(lab: Lab, start_guest: Start, kind: str, control: str, load: dict[str, Any]) -> None:
     guest = start_guest(GuestSpec(name="mover", host="alpha", kind=kind, disk=True, **load))
-    before = crowded(lab)
     for here, there in (("alpha", "beta"), ("beta", "alpha")):
         how = ("--control", control, "--max-downtime", "500ms", "--probe", f"udp:{guest.address}:7007")
         ended, report = watched(lab, guest.name, there, *how)
@@ -111,7 +104,6 @@ def test_there_and_back(lab: Lab, start_guest: Start, kind: str, control: str, l
         assert report.hosts == (here, there)
         assert report.running_on == there
         assert homes(lab, guest.name) == [there]
-    assert crowded(lab) == before
 
 
 def test_the_report_of_downtime_is_near_what_clients_saw(lab: Lab, start_guest: Start) -> None:

@@ -30,9 +30,6 @@ T = TypeVar("T")
 
 START_DEADLINE_S: Final = 60.0
 QUERY_DEADLINE_S: Final = 10.0
-AT_ONCE: Final = 3
-"""So many questions on one connection, beside the migrate call. With five libvirtd's own measure is full (libvirtd.conf,
-max_client_requests): it takes no more from that client, not even a sign of life, and warns of it in its log."""
 _ASKED_MEANWHILE: Final = 6
 """How often a host is asked in the time after which it counts as silent."""
 
@@ -48,7 +45,6 @@ class LibvirtHypervisor:
     def __init__(self, address: HostAddress, connection: libvirt.virConnect) -> None:
         self.address: Final = address
         self._connection: libvirt.virConnect | None = connection
-        self._turns = asyncio.Semaphore(AT_ONCE)
 
     @property
     def host(self) -> str:
@@ -73,13 +69,12 @@ class LibvirtHypervisor:
             AnswerNotSeen: no answer; the connection is given up.
             HostUnreachable: there is no connection.
         """
-        async with self._turns:
-            connection = await self.connection()
-            try:
-                return await runtime.call(self.host, lambda: function(connection), deadline_s=deadline_s)
-            except AnswerNotSeen:
-                self._connection = None
-                raise
+        connection = await self.connection()
+        try:
+            return await runtime.call(self.host, lambda: function(connection), deadline_s=deadline_s)
+        except AnswerNotSeen:
+            self._connection = None
+            raise
 
     async def facts(self) -> HostFacts:
         """Versions of libvirt and QEMU, and the host UUID that libvirt itself uses to tell hosts apart."""
