@@ -18,7 +18,6 @@ import libvirt
 
 from segue.lab import Lab, services
 from segue.lab import hosts as processes
-from segue.lab.layout import NETNS_DIR
 
 ANSWER_S: Final = 10.0
 """For a daemon to open a connection: it takes some ms."""
@@ -67,12 +66,7 @@ async def at_a_standstill(lab: Lab) -> str:
 
 
 def _libvirtds(lab: Lab, host: str) -> list[int]:
-    found = []
-    for pid in processes.members([NETNS_DIR / lab.netns(host)]):
-        with contextlib.suppress(OSError):  # gone since
-            if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == "libvirtd":
-                found.append(pid)
-    return found
+    return [pid for pid, name in processes.programs(lab.layout, host).items() if name == "libvirtd"]
 
 
 def _is_gone(path: Path) -> bool:

@@ -154,12 +154,12 @@ def members(namespaces: Iterable[Path]) -> list[int]:
     return [pid for pid in _pids() if _place(Path(f"/proc/{pid}/ns/net")) in wanted]
 
 
-def programs(layout: Layout, host: str) -> set[str]:
-    """The names of the programs that run on a host, as the kernel knows them: cut after 15 characters."""
-    names = set()
+def programs(layout: Layout, host: str) -> dict[int, str]:
+    """The programs that run on a host: each pid's name, as the kernel knows it: cut after 15 characters."""
+    names = {}
     for pid in members([NETNS_DIR / layout.netns(host)]):
-        with contextlib.suppress(OSError):
-            names.add(Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip())
+        with contextlib.suppress(OSError):  # gone since
+            names[pid] = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
     return names
 
 

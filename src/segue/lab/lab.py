@@ -155,7 +155,7 @@ class Lab:
 
     def daemons(self, host: str) -> dict[str, bool]:
         """Whether each daemon that a host should have runs there now (that it answers is more: ask it)."""
-        running = processes.programs(self.layout, host)
+        running = set(processes.programs(self.layout, host).values())
         wanted = images.DAEMONS if host in self.images else [Path(argv[0]).name for argv in services.daemons(host)]
         return {name: name[:COMM_LENGTH] in running for name in wanted}
 
