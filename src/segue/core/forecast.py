@@ -177,6 +177,11 @@ class Course:
         """All memory is being sent, for the first time."""
         return self.behind is not None
 
+    @property
+    def stuck_bytes(self) -> float:
+        """What an iteration leaves in the end, of a guest that is not slowed."""
+        return fixed_point(self.curve, self.curve.most_bytes, self.bps)
+
     def play(self, limit_ms: int, percent: int) -> Run:
         """QEMU's loop with that downtime limit, of a guest that is slowed by so many percent."""
         return play(
@@ -318,7 +323,7 @@ def _ends_before_more(course: Course, limits: Limits, percent: int) -> bool:
     slowed = course.curve.slowed(percent)
     if slowed.dirtied(LOOK_S) <= TRIGGER_SHARE * course.bps * LOOK_S:
         return True
-    stuck = fixed_point(course.curve, course.curve.most_bytes, course.bps)
+    stuck = course.stuck_bytes
     run = play(slowed, stuck, course.bps, slowed_limit(limits, percent), first=False)
     return run.ended and run.sending_ms <= 2000 * max(LOOK_S, stuck / course.bps)
 
@@ -355,7 +360,7 @@ def _postcopy(courses: Courses, limits: Limits, own: Range) -> Prospect:
 
 def _fetched(course: Course) -> float:
     """What the link carries over there before a client is answered, in bytes."""
-    whole = fixed_point(course.curve, course.curve.most_bytes, course.bps)
+    whole = course.stuck_bytes
     at_once = course.curve.dirtied(AT_ONCE_SHARE * whole / course.bps) >= LEVEL_SHARE * whole
     return max(FETCHED_BYTES, FETCHED_SHARE * whole) if at_once else FETCHED_BYTES
 
