@@ -32,6 +32,7 @@ from segue.units import parse_rate
 from tests.faults import results
 from tests.faults.cast import SEGUE, Cast, Length
 from tests.faults.cells import BEGUN_PERCENT, HELD, Cell, Fault, Moment, Path
+from tests.support import invariants
 from tests.support.daemons import restart_libvirtd
 
 DEADLINE_S = 150.0
@@ -197,7 +198,7 @@ async def play(lab: Lab, cell: Cell, cast: Cast) -> Played:
                 report = await reported(stage, watch)
             homes = sorted(host for host, _ in guests.where(lab, name))
             played = Played(cell=cell, source=stage.source, said=stage.outcome, recovery=recovery, homes=homes, report=report)
-            judge(stage, played, await left_behind(stage, homes))
+            judge(stage, played, await invariants.left_behind(lab, name, cell.path.kind, homes))
         whole = played.guest_is_whole
         return played
     finally:
@@ -413,18 +414,6 @@ def watched_s(stage: Stage, since_ms: int) -> float:
     return (times[-1] - times[0]) / 1000 if times else 0.0
 
 
-async def left_behind(stage: Stage, homes: list[str]) -> list[str]:
-    """What is on the hosts that should not be, beside processes."""
-    left = []
-    for host in stage.lab.hosts:
-        ports = (await stage.lab.run(host, ["ss", "-Hltnp"])).stdout.splitlines()
-        left += [f"{host} listens: {' '.join(line.split())}" for line in ports if "qemu" in line]
-        if stage.cell.path.kind == "libvirt" and homes and host not in homes:
-            defined = (await stage.lab.run(host, ["virsh", "-q", "-c", "qemu:///system", "list", "--all", "--name"])).stdout
-            left += [f"a definition on {host}"] if stage.name in defined.split() else []
-    return left
-
-
 async def learn_outcome(stage: Stage) -> None:
     """What is written of the end. A process that was killed before it had written anything had touched nothing either."""
     if records := await asyncio.to_thread(written, stage):
@@ -450,7 +439,6 @@ def judge(stage: Stage, played: Played, left: list[str]) -> None:
     report, homes, said, cell = played.report, played.homes, played.said, stage.cell
     may_die = cell.kills_the_guest or cell.may_kill_the_guest or died_with_the_destination(cell)
     killed_there = cell.fault is Fault.KILL_DESTINATION and (cell.moment is Moment.CONFIRM or cell.after_percent is not None)
-    disk = report.disk
     # What may have run and died must not be raised from its past: then it stands still, and a person decides.
     undecided = may_die and said.get("outcome") == "ambiguous" and homes == [stage.source]
     monitors = [stage.lab.host_path(host, f"{GUEST_RUN}/{stage.name}.qmp") for host in stage.lab.hosts if host not in homes]
@@ -462,12 +450,7 @@ def judge(stage: Stage, played: Played, left: list[str]) -> None:
         *(("not begun",) if cell.after_percent is not None else ()),
     )
     broken = {
-        f"two copies ran at {report.copies_at_ms}": report.copies > 1,
-        f"{report.ticks_repeated} ticks repeated": report.ticks_repeated > 0,
-        f"{report.memory_errors} memory errors": report.memory_errors > 0,
-        f"disk: {disk}": disk is not None and bool(disk.lost or disk.doubled or disk.out_of_order),
         "the guest runs nowhere": not homes and not may_die,
-        f"left behind: QEMUs on {homes}": len(homes) > 1,
         f"its QEMU is on {homes}, and it does not tick": bool(homes) and not report.running_on and not undecided,
         f"said {said.get('outcome')}, owner {said.get('owner')!r}, it is on {homes}: {said.get('error')}": bool(homes)
         and said.get("owner") not in homes
@@ -476,7 +459,7 @@ def judge(stage: Stage, played: Played, left: list[str]) -> None:
         "left behind: a monitor's socket": nobody_was_killed and any(path.exists() for path in monitors),
         f"left behind: {', '.join(left)}": bool(left),
     }
-    played.wrong += [what for what, is_so in broken.items() if is_so]
+    played.wrong += [*invariants.broken(report, homes), *(what for what, is_so in broken.items() if is_so)]
 
 
 def died_with_the_destination(cell: Cell) -> bool:
