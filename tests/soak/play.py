@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import time
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from segue.cli.exit_codes import OF_OUTCOME
+from segue.cli.main import INTERRUPTED
 from segue.core.model import OutcomeKind
 from segue.core.record import Record
 from segue.errors import HostUnreachable, UsageError
@@ -41,6 +43,12 @@ DEFECTS: Final = ("Traceback", "defect of Segue itself", "never retrieved", "nev
 UNREACHABLE: Final = HostUnreachable.exit_code
 _AWAY: Final = frozenset([Blow.CUT, Blow.LIBVIRTD_SOURCE, Blow.LIBVIRTD_DESTINATION])
 """A host does not answer for a while."""
+_BY_SIGNAL: Final = {
+    Blow.KILL: (-signal.SIGKILL,),
+    Blow.INTERRUPT: (-signal.SIGINT, INTERRUPTED),
+    Blow.HANG_UP: (-signal.SIGHUP,),
+}
+"""How these end the process at once: by a kill whenever it comes, by the others while nothing has begun."""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +59,7 @@ class Played:
         status: the exit status of `segue migrate`; negative: the signal that ended it.
         outcome: as it is written down, or, of what was never begun, as it was told.
         report: the auditor's.
+        told: the standstill of the last forecast, in its words.
         wrong: what should not be; empty when all is well.
     """
 
@@ -59,6 +68,7 @@ class Played:
     outcome: dict[str, Any]
     homes: list[str]
     report: Report
+    told: str
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -69,7 +79,8 @@ class Played:
     def __str__(self) -> str:
         word = self.outcome.get("outcome", "nothing begun")
         where = ", ".join(self.homes) or "nowhere"
-        said = f"{word} ({self.status}) in {self.took_s:.1f} s, on {where}; clients waited for {self.report.client_gap_ms} ms"
+        waited = f"clients waited for {self.report.client_gap_ms} ms, told were {self.told or 'none'}"
+        said = f"{word} ({self.status}) in {self.took_s:.1f} s, on {where}; {waited}"
         return f"BROKEN: {'; '.join(self.wrong)}; {said}" if self.wrong else said
 
 
@@ -118,7 +129,8 @@ async def play(lab: Lab, guest: GuestSpec, move: Move, state: Path) -> Played:
     homes = sorted(host for host, _ in guests.where(lab, guest.name))
     new = [one for one in await asyncio.to_thread(stage.written) if one.id not in before]
     outcome = {"outcome": new[0].outcome.outcome, "owner": new[0].outcome.owner} if new and new[0].outcome else stage.told
-    played = Played(status=stage.status, took_s=took_s, outcome=outcome, homes=homes, report=report, wrong=stage.wrong)
+    told = next(iter(re.findall(r"forecast[^\n]* standing still for ([^(,]+)", stage.errors)[-1:]), "")
+    played = Played(status=stage.status, took_s=took_s, outcome=outcome, homes=homes, report=report, told=told, wrong=stage.wrong)
     judge(stage, played, settled=all(one.settled for one in new))
     played.wrong += await invariants.left_behind(lab, guest.name, guest.kind, homes)
     return played
@@ -227,13 +239,13 @@ def judge(stage: Stage, played: Played, *, settled: bool) -> None:
     statuses = {OF_OUTCOME[kind] for kind in OutcomeKind if kind == word} | {OF_OUTCOME[OutcomeKind.AMBIGUOUS]}
     if stage.move.blow in _AWAY:
         statuses |= {UNREACHABLE, OF_OUTCOME[OutcomeKind.REFUSED]}
-    killed = stage.move.blow is Blow.KILL and status == -signal.SIGKILL
+    by_signal = status in _BY_SIGNAL.get(stage.move.blow, ()) and (stage.move.blow is Blow.KILL or word is None)
     broken = {
         "the guest runs nowhere": not homes,
         f"its QEMU is on {homes}, and it does not tick": bool(homes) and not report.running_on,
         f"said {word}, it is on {homes}": bool(homes) and moved is not (word == OutcomeKind.MOVED),
         f"said owner {outcome.get('owner')!r}, it is on {homes}": bool(outcome.get("owner")) and [outcome["owner"]] != homes,
-        f"{word} is told by the status {status}": not killed and status not in statuses,
+        f"{word} is told by the status {status}": not by_signal and status not in statuses,
         "ambiguous, though no host was away": status == OF_OUTCOME[OutcomeKind.AMBIGUOUS] and stage.move.blow not in _AWAY,
         "not settled": not settled,
         f"it says: {stage.errors.strip()}": any(sign in stage.errors for sign in DEFECTS),

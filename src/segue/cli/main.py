@@ -48,6 +48,9 @@ DEFECT: Final = """\
 segue: This is a defect of Segue itself, not of a host.
   to do: If a guest was being moved, 'segue recover' looks at both hosts and settles it. Please report what is printed above."""
 
+INTERRUPTED: Final = 130
+"""The exit status after Ctrl-C where nothing had begun, as shells tell it; Typer's own."""
+
 SWITCH_S: Final = 0.0005
 """So long a thread may keep others waiting, a tenth of the interpreter's own: one loads while another speaks to hosts."""
 
@@ -107,6 +110,9 @@ def main() -> None:
         with contextlib.suppress(OSError):  # nobody listens: the status still says it
             typer.echo(explain(error), err=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # before Typer heeds it: a verb was being loaded
+        typer.echo("Aborted.", err=True)
+        sys.exit(INTERRUPTED)
     except Exception:  # a defect; what it has left undone is not a person's to guess
         traceback.print_exc()
         typer.echo(DEFECT, err=True)

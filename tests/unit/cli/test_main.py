@@ -1,6 +1,7 @@
 """What ``segue`` says before it touches anything: as a user sees it, from a process of its own."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,23 @@ def test_a_defect_says_what_to_do_and_claims_no_end() -> None:
     assert done.returncode == 5
     assert "ZeroDivisionError" in done.stderr
     assert "'segue recover' looks at both hosts" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("loading", "status", "said"), [("segue.cli.main", -signal.SIGINT, ""), ("segue.cli.migrate", 130, "Aborted.\n")]
+)
+def test_ctrl_c_before_anything_has_begun_shows_no_traceback(loading: str, status: int, said: str) -> None:
+    script = f"""import os, signal, sys
+class Pressed:
+    def find_spec(name, path, target=None):
+        if name == {loading!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Pressed)
+from segue.cli.start import main
+main()"""
+    words = [sys.executable, "-c", script, "migrate", "web1", "beta"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", said)
 
 
 def test_the_version_is_told(config: Path) -> None:
