@@ -390,7 +390,7 @@ class Runner:
         choice, self._climb = convergence.decide(
             self._history, sample, self._limits, self._policy, self._climb, silent_ms=silent_ms
         )
-        if choice.decision is Decision.CONTINUE:
+        if choice.decision is Decision.CONTINUE or self._would_have_ended:
             return None
         self._limits = choice.limits or self._limits
         only = "would (only observing): " if self._spec.observe_only else ""
@@ -406,6 +406,11 @@ class Runner:
             return Fact.BROKE
         await self._carry_out(choice)
         return None
+
+    @property
+    def _would_have_ended(self) -> bool:
+        """It only observes, and has told that it would give up: what would come after that, there is not."""
+        return self._spec.observe_only and any(done.decision is Decision.GIVE_UP for done in self._steered)
 
     async def _carry_out(self, choice: Choice) -> None:
         """Do what was chosen. Where it is refused, pre-copy simply goes on, and that is told."""

@@ -201,6 +201,15 @@ async def test_only_observing_tells_what_would_be_done_and_does_none_of_it() -> 
     assert rehearsal.shown == {"alpha": Sighting.RUNNING}
 
 
+async def test_only_observing_tells_once_that_it_would_give_up_and_the_migration_goes_on() -> None:
+    rehearsal = Rehearsal(replace(IDLE, memory_bytes=2 * units.GIB))
+    migration = rehearsal.migration(limits=Limits(within_ms=1_000), observe_only=True)
+    await follow(migration)
+    assert migration.outcome is not None
+    assert migration.outcome.outcome is OutcomeKind.MOVED
+    assert [decision.partition(":")[0] for decision in migration.outcome.decisions] == ["give-up"]
+
+
 async def test_a_guest_that_only_throttling_lets_converge_is_slowed_by_as_much_as_it_takes() -> None:
     rehearsal = Rehearsal(FLAT_OUT)
     outcome = await rehearsal.migration(limits=Limits(max_slowdown_percent=60))
