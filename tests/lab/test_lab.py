@@ -21,7 +21,7 @@ import pytest
 from segue import units
 from segue.errors import CommandFailed, LabError
 from segue.lab import Lab, down, up
-from segue.lab.layout import Layout
+from segue.lab.layout import Layout, uplink_mac
 from tests.lab.conftest import SEGUE
 from tests.support import daemons
 from tests.support.labs import lab_name
@@ -71,6 +71,16 @@ def test_hosts_have_their_own_names_addresses_and_processes(own: Lab) -> None:
         assert f" {address}/24" in said(own, host, "ip", "-o", "-4", "addr")
         assert host == "admin" or said(own, host, "cat", "/proc/1/comm") == "tini"
         assert said(own, "admin", "getent", "ahostsv4", host).split()[0] == address
+
+
+async def test_no_guests_tap_gives_a_bridge_its_address(own: Lab) -> None:
+    """Two hosts whose bridges have one address do not reach each other."""
+    await own.run("alpha", ["ip", "tuntap", "add", "mode", "tap", "name", "vnet9"])
+    try:
+        await own.run("alpha", ["ip", "link", "set", "vnet9", "address", "fe:54:00:77:00:00", "master", "br0"])
+        assert (await own.run("alpha", ["cat", "/sys/class/net/br0/address"])).stdout.strip() == uplink_mac("alpha")
+    finally:
+        await own.run("alpha", ["ip", "link", "del", "vnet9"])
 
 
 def test_nothing_of_the_lab_is_in_the_users_own_namespaces(own: Lab) -> None:

@@ -117,3 +117,13 @@ def address(host: str) -> str:
     if host in (ADMIN, STORAGE):
         return f"{PREFIX}.{2 if host == ADMIN else 3}"
     return f"{PREFIX}.{11 + GREEK.index(host)}"
+
+
+def uplink_mac(host: str) -> str:
+    """The MAC address of a host's uplink.
+
+    A bridge takes the lowest of its ports' (net/bridge/br_if.c), and a guest's tap is fe:… of the guest's own, the same on each
+    host (libvirt, virNetDevTapCreateInBridgePort). An uplink of a random address was above that in one lab of a hundred: both
+    bridges had the tap's then, and the two hosts lost each other as soon as one waited for the other's guest.
+    """
+    return f"02:5e:60:00:00:{int(address(host).rpartition('.')[2]):02x}"

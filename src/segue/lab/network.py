@@ -18,7 +18,7 @@ from typing import Final
 
 from segue import units
 from segue.errors import CommandFailed, LabError
-from segue.lab.layout import ADMIN, BRIDGE, STORAGE, SWITCH, UPLINK, Layout, address
+from segue.lab.layout import ADMIN, BRIDGE, STORAGE, SWITCH, UPLINK, Layout, address, uplink_mac
 from segue.lab.shell import run
 
 SWITCH_BRIDGE: Final = "lab0"
@@ -69,7 +69,7 @@ async def wire(layout: Layout, hosts: Iterable[str]) -> None:
 
 def _inside(host: str) -> list[str]:
     """What `ip` is told inside a host's namespace: guests of a host need a bridge to plug into."""
-    lines = ["link set lo up"]
+    lines = ["link set lo up", f"link set {UPLINK} address {uplink_mac(host)}"]
     carrier = UPLINK
     if host not in (ADMIN, STORAGE):
         carrier = BRIDGE
