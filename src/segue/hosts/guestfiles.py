@@ -28,24 +28,31 @@ as() {
     else setpriv --reuid="$user" --regid="$(id -g -- "$user" 2>/dev/null || echo "$user")" --clear-groups -- "$@"; fi
 }
 """
-# $1 user, $2 directory, $3 "either" where what the login may counts, too, then paths. For each that is there: its number, r and w
-# for what may be done with it, device, inode, size, mode, device number, owner, permission bits, file system.
+# $1 user, $2 directory, $3 "either" where what the login may counts, too, then paths. "may", its number, r and w for what may be
+# done with it: of all paths in one process, for to become somebody else takes two. Then, for each that is there: its number,
+# device, inode, size, mode, device number, owner, permission bits, file system.
 _LOOK: Final = (
-    r"""user=$1 either=$3; cd -- "$2" || exit; number=0; shift 3"""
+    r"""user=$1 either=$3; cd -- "$2" || exit; shift 3"""
     + _AS
     + r"""
+rights='number=0
 for path; do
-    if [ -e "$path" ]; then
-        may=-
-        for right in r w; do
-            if as test "-$right" "$path" || { [ -n "$either" ] && test "-$right" "$path"; }; then may=$may$right; fi
-        done
-        system=$(stat -L -f -c %T -- "$path")
-        case $system in fuse*) system=$(findmnt -n -o FSTYPE -T "$path" || echo "$system") ;; esac
-        echo "$number $may $(stat -L -c '%d %i %s %f %t:%T %u:%g %a' -- "$path") $system"
-    fi
-    number=$((number + 1))
-done 2>/dev/null
+    may=-; [ ! -r "$path" ] || may=${may}r; [ ! -w "$path" ] || may=${may}w
+    echo "may $number $may"; number=$((number + 1))
+done'
+{
+    as sh -c "$rights" sh "$@"
+    [ -z "$either" ] || sh -c "$rights" sh "$@"
+    number=0
+    for path; do
+        if [ -e "$path" ]; then
+            system=$(stat -L -f -c %T -- "$path")
+            case $system in fuse*) system=$(findmnt -n -o FSTYPE -T "$path" || echo "$system") ;; esac
+            echo "$number $(stat -L -c '%d %i %s %f %t:%T %u:%g %a' -- "$path") $system"
+        fi
+        number=$((number + 1))
+    done
+} 2>/dev/null
 exit 0
 """
 )
@@ -173,20 +180,27 @@ async def compare(source: HostShell, destination: HostShell, wanted: Wanted) -> 
     user, other = wanted.users
     directory = wanted.directory or "/"
     name, text = f"{PREFIX}{secrets.token_hex(8)}", secrets.token_hex(16)
-    put = Question(name="put", script=_PUT, words=(user, directory, name, text, *wanted.written))
-    get = Question(name="get", script=_GET, words=(other, directory, name, *wanted.written))
-    proving = [put] if wanted.written else []
-    proving += [Question(name="declared", script=_DECLARED)] if wanted.given else []
+    asked_here = [_look(user, wanted)]
+    asked_here += [Question(name="declared", script=_DECLARED)] if wanted.given else []
+    asked_there = [_look(other, wanted)]
+    asked_there += [Question(name="free", script=_FREE, words=(directory, *wanted.rooms))] if wanted.rooms else []
+    asked_there += [Question(name="ports", script=_LISTENING)] if wanted.ports else []
+    asked_there += [Question(name="addresses", script=_ADDRESSES)] if wanted.addresses else []
+    if wanted.written:
+        asked_here += [Question(name="put", script=_PUT, words=(user, directory, name, text, *wanted.written))]
+        asked_there += [Question(name="used", script=_USED, words=wanted.written)]
+        asked_there += [Question(name="locked", script=_LOCKED, words=(directory, *wanted.written))]
+    looking = asyncio.create_task(ask_all(destination, asked_there, deadline_s=DEADLINE_S))
+    got: Mapping[str, Answer] = {}
     try:
-        here = await ask_all(source, [_look(user, wanted), *proving], deadline_s=DEADLINE_S)
-        asked = [_look(other, wanted), Question(name="used", script=_USED, words=wanted.written)]
-        asked += [Question(name="locked", script=_LOCKED, words=(directory, *wanted.written))] if wanted.written else []
-        asked += [get] if wanted.written else []
-        asked += [Question(name="free", script=_FREE, words=(directory, *wanted.rooms))] if wanted.rooms else []
-        asked += [Question(name="ports", script=_LISTENING)] if wanted.ports else []
-        asked += [Question(name="addresses", script=_ADDRESSES)] if wanted.addresses else []
-        there = await ask_all(destination, asked, deadline_s=DEADLINE_S)
+        here = await ask_all(source, asked_here, deadline_s=DEADLINE_S)
+        if wanted.written:
+            get = Question(name="get", script=_GET, words=(other, directory, name, *wanted.written))
+            got = await ask_all(destination, [get], deadline_s=DEADLINE_S)
+        there = await looking
     finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
         if wanted.written:
             remove = Question(name="remove", script=_REMOVE, words=(directory, name, *wanted.written))
             await asyncio.shield(ask_all(source, [remove], deadline_s=DEADLINE_S))
@@ -195,7 +209,7 @@ async def compare(source: HostShell, destination: HostShell, wanted: Wanted) -> 
         there=_seen(there["look"], wanted.paths),
         proven={
             path: answer == text
-            for path, was_put, answer in zip(wanted.written, _lines(here, "put"), _lines(there, "get"), strict=False)
+            for path, was_put, answer in zip(wanted.written, _lines(here, "put"), _lines(got, "get"), strict=False)
             if was_put == "put"
         },
         used={wanted.written[int(row[0])]: int(row[1]) for row in map(str.split, _lines(there, "used")) if len(row) == 2},
@@ -228,12 +242,16 @@ def _addresses(lines: Sequence[str]) -> list[str]:
 
 
 def _seen(answer: Answer, paths: Sequence[str]) -> dict[str, Seen]:
+    rows = [line.split(maxsplit=8) for line in answer.text.splitlines()]
+    may: dict[str, str] = {}
+    for row in rows:
+        if row[0] == "may":
+            may[row[1]] = may.get(row[1], "") + row[2]
     found = {}
-    for line in answer.text.splitlines():
-        row = line.split(maxsplit=9)
-        if len(row) != 10:
+    for row in rows:
+        if len(row) != 9:
             continue
-        number, may, device, inode, size, mode, node, owner, bits, system = row
+        number, device, inode, size, mode, node, owner, bits, system = row
         is_block = int(mode, 16) & 0xF000 == _IS_BLOCK
         found[paths[int(number)]] = Seen(
             identity=f"device {node}" if is_block else f"{device}:{inode}",
@@ -241,8 +259,8 @@ def _seen(answer: Answer, paths: Sequence[str]) -> dict[str, Seen]:
             size_bytes=int(size),
             filesystem=system,
             is_device=is_block,
-            may_write="w" in may,
-            may_read="r" in may,
+            may_write="w" in may.get(number, ""),
+            may_read="r" in may.get(number, ""),
             owner=f"{owner} {bits}",
         )
     return found

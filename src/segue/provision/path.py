@@ -98,8 +98,8 @@ async def look(
     address = data_host(addresses) or await there.address()
     sent: Sent | None
     source, destination, sent, p2p, sealed = await asyncio.gather(
-        _end(here, address, spec, addresses),
-        _end(there, address, spec, addresses),
+        _end(here, address, addresses),
+        _end(there, address, addresses, networks=spec.driver is DriverKind.LIBVIRT),
         _send(here, there, spec, addresses, address),
         _p2p(here, spec, addresses),
         _sealed(here, there, spec, addresses, user),
@@ -162,9 +162,9 @@ async def _qemu_user(shell: HostShell, spec: MigrationSpec, user: str) -> tuple[
     return name, group
 
 
-async def _end(shell: HostShell, address: str, spec: MigrationSpec, addresses: tuple[HostAddress, ...]) -> _End:
-    libvirt = "libvirt" if spec.driver is DriverKind.LIBVIRT else ""
-    argv = ["sh", "-c", _LOOK, "sh", address, libvirt, *names_of(addresses)]
+async def _end(shell: HostShell, address: str, addresses: tuple[HostAddress, ...], *, networks: bool = False) -> _End:
+    """One host; its libvirt's networks only where a guest is to be plugged in, as virsh takes as long as all else."""
+    argv = ["sh", "-c", _LOOK, "sh", address, "libvirt" if networks else "", *names_of(addresses)]
     before = time.time()
     done = checked(shell.name, argv, await shell.run(argv, deadline_s=LOOK_S))
     return read(shell.name, done.stdout.decode(errors="replace"), before_s=before, after_s=time.time())
