@@ -129,7 +129,7 @@ async def play(lab: Lab, guest: GuestSpec, move: Move, state: Path) -> Played:
     homes = sorted(host for host, _ in guests.where(lab, guest.name))
     new = [one for one in await asyncio.to_thread(stage.written) if one.id not in before]
     outcome = {"outcome": new[0].outcome.outcome, "owner": new[0].outcome.owner} if new and new[0].outcome else stage.told
-    told = next(iter(re.findall(r"forecast[^\n]* standing still for ([^(,]+)", stage.errors)[-1:]), "")
+    told = next(iter(re.findall(r"forecast[^\n]* standing still for ([^(,]+)", stage.errors)[-1:]), "").strip()
     played = Played(status=stage.status, took_s=took_s, outcome=outcome, homes=homes, report=report, told=told, wrong=stage.wrong)
     judge(stage, played, settled=all(one.settled for one in new))
     played.wrong += await invariants.left_behind(lab, guest.name, guest.kind, homes)

@@ -13,8 +13,9 @@ What may live here: the handle and the way from names to a running `Runner`. Loo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
@@ -32,7 +33,9 @@ from segue.core.wishes import LibvirtWishes
 from segue.drivers import driver as driver_of_kind
 from segue.engine.inventory import Found, Inventory
 from segue.errors import (
+    CommandFailed,
     HostUnreachable,
+    HypervisorError,
     MigrationCancelled,
     MigrationFailed,
     OutcomeAmbiguous,
@@ -377,7 +380,8 @@ class Migration:
         ways = (partial(inventory.shell, self._ways_to(found.address)), partial(inventory.shell, self._ways_to(destination)))
         others = (one for one in self._ways_to(destination) if one.driver is not destination.driver)
         ends = (destination, *others)
-        return there, await preflight.look(spec, found, there, ways, ends, accept=self.request.accept, fix=self.request.fix)
+        with _answering():
+            return there, await preflight.look(spec, found, there, ways, ends, accept=self.request.accept, fix=self.request.fix)
 
     def _ways_to(self, address: HostAddress) -> tuple[HostAddress, ...]:
         """Every address of the host that has this one."""
@@ -427,7 +431,8 @@ class Migration:
         ahead = [asyncio.create_task(inventory.connect(address)) for address in there if address.driver in kinds]
         self._loading = asyncio.create_task(asyncio.to_thread(import_module, _NEXT))
         try:
-            found = await inventory.find(request.guest, here)
+            with _answering():
+                found = await inventory.find(request.guest, here)
         finally:
             await asyncio.gather(*ahead, return_exceptions=True)
         return found, _counterpart(found, request.destination, there)
@@ -447,6 +452,20 @@ class Migration:
 
         kind = OutcomeKind.CANCELLED if isinstance(error, MigrationCancelled) else OutcomeKind.REFUSED
         return never_begun(self.request, None, kind, str(error))
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """A host that ceases to answer while it is looked at could as well not be reached: nothing was touched."""
+    try:
+        yield
+    except (HypervisorError, CommandFailed) as error:
+        raise HostUnreachable(
+            f"{error.host} does not answer what it is asked. {error.message}",
+            host=error.host,
+            guest_at="it is where it was; nothing was touched",
+            hint=f"Look at what runs on {error.host}, and try again.",
+        ) from error
 
 
 def _is_delegated(record: Record) -> bool:

@@ -28,6 +28,7 @@ from segue.errors import (
     GuestNotFound,
     GuestNotRunning,
     HostUnreachable,
+    HypervisorError,
     MigrationCancelled,
     MigrationFailed,
     OutcomeAmbiguous,
@@ -278,6 +279,34 @@ class AskedDriver(SimulatedDriver):
         host = (await super().connect(address, deadline_s=deadline_s)).host
         self.questions[f"connect {host}"] += 1
         return Asked(self.world, host, self.questions)
+
+
+class DiesWhenAsked(Asked):
+    """A host whose daemon dies as soon as it is asked that."""
+
+    def __getattribute__(self, name: str) -> Any:
+        async def dies(*_: object) -> None:
+            raise HypervisorError("libvirt on alpha: client socket is closed.", host="alpha")
+
+        return dies if name in super().__getattribute__("questions") else super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("question", ["guests", "identity"])
+async def test_a_daemon_that_dies_while_it_is_looked_at_is_a_host_that_is_not_reached(question: str) -> None:
+    rehearsal = Rehearsal()
+
+    class Dies(SimulatedDriver):
+        async def connect(self, address: HostAddress, *, deadline_s: float) -> DiesWhenAsked:
+            host = (await super().connect(address, deadline_s=deadline_s)).host
+            return DiesWhenAsked(self.world, host, Counter([question] if host == "alpha" else []))
+
+    rehearsal.driver = Dies(rehearsal.world)
+    migration = rehearsal.migration(source="alpha")
+    with pytest.raises(HostUnreachable, match="client socket is closed") as raised:
+        await migration
+    assert "nothing was touched" in raised.value.guest_at
+    assert migration.outcome is not None
+    assert migration.outcome.outcome is OutcomeKind.REFUSED
 
 
 async def test_what_preflight_has_asked_a_migration_does_not_ask_again() -> None:
