@@ -100,17 +100,19 @@ class Move:
 
     Attributes:
         options: of `segue migrate`.
+        detached: another process leads it, and `segue watch` looks on.
         blow: what happens, `after_s` after the command was given.
         tuned: options of `segue tune`, where it is that.
     """
 
     options: tuple[str, ...]
+    detached: bool
     blow: Blow
     after_s: float
     tuned: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        options = " ".join(self.options) or "no options"
+        options = " ".join([*self.options, *(["--detach"] if self.detached else [])]) or "no options"
         what = "" if self.blow is Blow.NOTHING else f"; after {self.after_s:.2f} s {' '.join([self.blow, *self.tuned])}"
         return options + what
 
@@ -158,7 +160,7 @@ def scene(seed: int, number: int) -> Scene:
 
 
 def _move(dice: random.Random, kind: str) -> Move:
-    options = _together(dice, kind)
+    options, detached = _together(dice, kind), dice.random() < 0.2
     blow = dice.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
     tuned = dice.choice(_TUNINGS) if blow is Blow.TUNE else ()
     after_s = round(dice.uniform(0, LATEST_S) * dice.random(), 2)  # more in the first seconds, where more happens
@@ -166,7 +168,7 @@ def _move(dice: random.Random, kind: str) -> Move:
         blow = Blow.KILL
     if blow is Blow.LIBVIRTD_DESTINATION and any("postcopy" in option for option in options):
         blow = Blow.LIBVIRTD_SOURCE  # libvirt ends what has arrived by then: `tests.faults.cells.ENDED_BY_LIBVIRT`
-    return Move(options=options, blow=blow, after_s=after_s, tuned=tuned)
+    return Move(options=options, detached=detached, blow=blow, after_s=after_s, tuned=tuned)
 
 
 def _together(dice: random.Random, kind: str) -> tuple[str, ...]:

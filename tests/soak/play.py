@@ -124,7 +124,7 @@ async def play(lab: Lab, guest: GuestSpec, move: Move, state: Path) -> Played:
         began = time.monotonic()
         await migrate(stage, before)
         took_s = time.monotonic() - began
-        await recover(stage)
+        await recover(stage, before)
         report = await reported(stage, watch)
     homes = sorted(host for host, _ in guests.where(lab, guest.name))
     new = [one for one in await asyncio.to_thread(stage.written) if one.id not in before]
@@ -137,13 +137,17 @@ async def play(lab: Lab, guest: GuestSpec, move: Move, state: Path) -> Played:
 
 
 async def migrate(stage: Stage, before: set[str]) -> None:
-    """Begin it, let happen what is drawn, and wait until the process has ended."""
+    """Begin it, let happen what is drawn, and wait until the process that shows it has ended."""
+    words = ["migrate", stage.guest.name, stage.destination, *stage.move.options, "--json"]
+    if stage.move.detached:
+        begun = await run(stage.argv(*words, "--detach"), check=False, deadline_s=MOST_S)
+        if begun.status:
+            stage.status, stage.errors, stage.told = begun.status, begun.stderr, {"outcome": OutcomeKind.REFUSED}
+            return
+        words = ["watch", json.loads(begun.stdout)["id"], "--json"]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *stage.argv("migrate", stage.guest.name, stage.destination, *stage.move.options, "--json"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=pipe,
-        stderr=pipe,
+        *stage.argv(*words), stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe
     )
     assert process.stdout
     assert process.stderr
@@ -156,7 +160,7 @@ async def migrate(stage: Stage, before: set[str]) -> None:
             await strike(stage, process, reading, before)
         await asyncio.wait({ended}, timeout=MOST_S)
         if not ended.done():
-            process.send_signal(signal.SIGINT)
+            await turn_back(stage, process, before)
             await asyncio.wait({ended}, timeout=TURNED_S)
         if not ended.done():
             stage.wrong.append(f"it has not ended {TURNED_S:g} s after it was turned back")
@@ -166,6 +170,14 @@ async def migrate(stage: Stage, before: set[str]) -> None:
         stage.status = await ended
         stage.errors = (await errors).decode(errors="replace")
         await asyncio.wait({reading})
+
+
+async def turn_back(stage: Stage, process: asyncio.subprocess.Process, before: set[str]) -> None:
+    """As a person would who has waited for long enough."""
+    if stage.move.detached:
+        await ask(stage, before, "cancel")
+    else:
+        process.send_signal(signal.SIGINT)
 
 
 async def read(stage: Stage, stdout: asyncio.StreamReader) -> None:
@@ -184,7 +196,7 @@ async def strike(stage: Stage, process: asyncio.subprocess.Process, reading: asy
         case Blow.HANG_UP:
             process.send_signal(signal.SIGHUP)
         case Blow.KILL:
-            process.kill()
+            await kill(stage, process, before)
         case Blow.DEAF:
             reading.cancel()
             process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # asyncio has no word for it
@@ -202,6 +214,15 @@ async def strike(stage: Stage, process: asyncio.subprocess.Process, reading: asy
             await ask(stage, before, "tune", *stage.move.tuned)
 
 
+async def kill(stage: Stage, process: asyncio.subprocess.Process, before: set[str]) -> None:
+    """Whoever leads it."""
+    leases = [one.lease for one in await asyncio.to_thread(stage.written) if one.id not in before and one.led]
+    if stage.move.detached and leases and leases[0]:
+        await stage.lab.run("admin", ["kill", "-KILL", str(leases[0].holder.pid)], check=False)
+    else:
+        process.kill()
+
+
 async def ask(stage: Stage, before: set[str], verb: str, *options: str) -> None:
     """As a person would from another terminal; where nothing is written down yet, nobody knows its id."""
     under_way = [one for one in await asyncio.to_thread(stage.written) if one.id not in before]
@@ -212,10 +233,12 @@ async def ask(stage: Stage, before: set[str], verb: str, *options: str) -> None:
         stage.wrong.append(f"segue {verb} ended with {done.status}: {done.stderr.strip()}")
 
 
-async def recover(stage: Stage) -> None:
-    """`segue recover` from a fresh process, until it says that all is settled."""
-    until_s = time.monotonic() + RECOVERED_S
-    while any(not one.settled for one in await asyncio.to_thread(stage.written)) and time.monotonic() < until_s:
+async def recover(stage: Stage, before: set[str]) -> None:
+    """`segue recover` from a fresh process, until it says that all is settled; one that somebody leads is left to him for a while."""
+    began = time.monotonic()
+    while any(not one.settled for one in await asyncio.to_thread(stage.written)) and time.monotonic() < began + RECOVERED_S:
+        if stage.move.detached and time.monotonic() > began + RECOVERED_S / 2:
+            await ask(stage, before, "cancel")
         done = await run(stage.argv("recover", "--json"), check=False, deadline_s=MOST_S + TURNED_S)
         if any(word in done.stderr for word in DEFECTS):
             stage.wrong.append(f"segue recover ended with {done.status}: {done.stderr.strip()}")
@@ -239,13 +262,14 @@ def judge(stage: Stage, played: Played, *, settled: bool) -> None:
     statuses = {OF_OUTCOME[kind] for kind in OutcomeKind if kind == word} | {OF_OUTCOME[OutcomeKind.AMBIGUOUS]}
     if stage.move.blow in _AWAY:
         statuses |= {UNREACHABLE, OF_OUTCOME[OutcomeKind.REFUSED]}
+    only_watched = stage.move.detached and stage.move.blow in (*_BY_SIGNAL, Blow.DEAF)  # its end is another process's
     by_signal = status in _BY_SIGNAL.get(stage.move.blow, ()) and (stage.move.blow is Blow.KILL or word is None)
     broken = {
         "the guest runs nowhere": not homes,
         f"its QEMU is on {homes}, and it does not tick": bool(homes) and not report.running_on,
         f"said {word}, it is on {homes}": bool(homes) and moved is not (word == OutcomeKind.MOVED),
         f"said owner {outcome.get('owner')!r}, it is on {homes}": bool(outcome.get("owner")) and [outcome["owner"]] != homes,
-        f"{word} is told by the status {status}": not by_signal and status not in statuses,
+        f"{word} is told by the status {status}": not (by_signal or only_watched) and status not in statuses,
         "ambiguous, though no host was away": status == OF_OUTCOME[OutcomeKind.AMBIGUOUS] and stage.move.blow not in _AWAY,
         "not settled": not settled,
         f"it says: {stage.errors.strip()}": any(sign in stage.errors for sign in DEFECTS),
