@@ -213,13 +213,17 @@ def test_peer_to_peer_needs_nobody_once_it_has_begun(lab: Lab, start_guest: Star
             died = await segue_migrate(lab, *words, on_first_sample=lambda process: process.kill())
             while homes(lab, guest.name) != ["beta"]:  # noqa: ASYNC110  # of what two daemons do there is no event
                 await asyncio.sleep(0.05)
-            return died, await watch.report()
+            report = await watch.report()
+            while await defined("alpha"):  # the daemon forgets it a quarter of a second after its QEMU has ended
+                pass
+            return died, report
+
+    async def defined(host: str) -> list[str]:
+        return (await lab.run(host, ["virsh", "-q", "list", "--all", "--persistent", "--name"])).stdout.split()
 
     died, report = asyncio.run(play())
     assert died.status == -signal.SIGKILL, died.stderr
     assert report.clean, report
-    for host, shown in (("alpha", []), ("beta", [guest.name])):
-        listed = asyncio.run(lab.run(host, ["virsh", "-q", "list", "--all", "--persistent", "--name"]))
-        assert listed.stdout.split() == shown
+    assert asyncio.run(defined("beta")) == [guest.name]
     taken_up = asyncio.run(lab.run("admin", [SEGUE, "recover", "--json"], check=False))
     assert (taken_up.status, json.loads(taken_up.stdout.splitlines()[-1])["outcome"]) == (0, "moved"), taken_up.stderr
