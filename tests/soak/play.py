@@ -234,7 +234,7 @@ async def ask(stage: Stage, before: set[str], verb: str, *options: str) -> None:
 
 
 async def recover(stage: Stage, before: set[str]) -> None:
-    """`segue recover` from a fresh process, until it says that all is settled; one that somebody leads is left to him for a while."""
+    """`segue recover` from a fresh process, until it says that all is settled; what somebody leads is left to him at first."""
     began = time.monotonic()
     while any(not one.settled for one in await asyncio.to_thread(stage.written)) and time.monotonic() < began + RECOVERED_S:
         if stage.move.detached and time.monotonic() > began + RECOVERED_S / 2:
