@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-from segue.core.model import Progress
+from segue.core.model import OnMiss, Progress
 from segue.core.ports import Store
 from segue.core.record import Record, Settings, Wishes
 from segue.engine import holder
@@ -110,7 +110,7 @@ async def tune(store: Store, migration: str, wishes: Wishes) -> Settings:
         raise RefusedError(f"Migration {record.id} has ended: {record.outcome.outcome}.", guest_at=_place(record))
     if not is_led(record):
         raise _abandoned(record)
-    if wishes.postcopy_now and not record.spec.limits.postcopy:
+    if (wishes.postcopy_now or wishes.on_miss is OnMiss.POSTCOPY) and not record.spec.limits.postcopy:
         raise RefusedError(
             f"Post-copy was not allowed when migration {record.id} began, and both QEMUs must know of it from the start.",
             guest_at=f"it runs on {record.spec.source}",

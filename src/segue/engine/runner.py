@@ -312,6 +312,8 @@ class Runner:
 
     async def _tune(self, wishes: Wishes) -> None:
         self._limits = limits = wishes.applied(self._limits)
+        if wishes.on_miss is not None and self._expects is not None and self._expects.choice is None:
+            self._plan_anew()  # what was to be done about a promise that cannot be kept is another thing now
         try:
             if wishes.max_downtime_ms is not None:
                 # What a person asks for goes before what was chosen.
@@ -367,9 +369,13 @@ class Runner:
             self._tell(words)
         if self._expects is None or self._expects.choice is not expected.choice:
             self._expects = expected
-            if self._spec.policy is None and self._climb.missed_ms is None:
-                self._policy = self._planned(expected)
-                self._climb = replace(self._climb, rung=0)
+            self._plan_anew()
+
+    def _plan_anew(self) -> None:
+        """Climb the ladder that the forecast makes now, from its first rung."""
+        if self._spec.policy is None and self._climb.missed_ms is None:
+            self._policy = self._planned(self._expects)
+            self._climb = replace(self._climb, rung=0)
 
     def _planned(self, expected: Forecast | None) -> Policy:
         return convergence.plan(self._limits, expected, steers_throttle=self._steers_throttle, deltas=self._spec.deltas)

@@ -281,6 +281,34 @@ async def test_a_wish_is_granted_on_the_way_and_read_back(store: Store, monkeypa
     assert (await leading).outcome is OutcomeKind.MOVED
 
 
+@pytest.mark.parametrize("wishes", [Wishes(postcopy_now=True), Wishes(within_ms=5_000, on_miss=OnMiss.POSTCOPY)])
+async def test_post_copy_is_not_promised_where_it_was_not_allowed_from_the_beginning(
+    store: Store, monkeypatch: pytest.MonkeyPatch, wishes: Wishes
+) -> None:
+    scene = Scene(store)
+    monkeypatch.setattr(outside, "is_led", lambda _: True)
+    with pytest.raises(RefusedError, match="Post-copy was not allowed when migration"):
+        await outside.tune(store, scene.record.id, wishes)
+    assert scene.written.wishes == Wishes()
+
+
+async def test_what_to_do_on_a_miss_is_what_was_asked_for_last(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forecast had said that it cannot converge, and so it was to be given up."""
+    scene = Scene(store, auto_converge=False)
+    scene.guest.working_set_bytes, scene.guest.write_bps = 200 * units.MIB, 150 * units.MIB
+    tell = runner.Runner._tell
+
+    def told(leads: runner.Runner, text: str) -> None:
+        tell(leads, text)
+        if "does not converge" in text:
+            leads.wish(Wishes(on_miss=OnMiss.SUSPEND, revision=1))
+
+    monkeypatch.setattr(runner.Runner, "_tell", told)
+    outcome = await scene.run()
+    assert (outcome.outcome, outcome.owner) == (OutcomeKind.MOVED, "beta")
+    assert "suspend" in {one.partition(":")[0] for one in outcome.decisions}
+
+
 async def test_who_is_given_more_time_is_steered_on_as_before(store: Store) -> None:
     scene = Scene(store, postcopy=True, bandwidth_bps=2 * units.MIB, within_ms=1, on_miss=OnMiss.EXTEND)
     outcome = await scene.run()
