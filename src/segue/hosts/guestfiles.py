@@ -245,11 +245,11 @@ def _seen(answer: Answer, paths: Sequence[str]) -> dict[str, Seen]:
     rows = [line.split(maxsplit=8) for line in answer.text.splitlines()]
     may: dict[str, str] = {}
     for row in rows:
-        if row[0] == "may":
+        if row[:1] == ["may"]:
             may[row[1]] = may.get(row[1], "") + row[2]
     found = {}
     for row in rows:
-        if len(row) != 9:
+        if len(row) != 9 or not row[0].isdigit():  # what a shell complains of
             continue
         number, device, inode, size, mode, node, owner, bits, system = row
         is_block = int(mode, 16) & 0xF000 == _IS_BLOCK

@@ -69,6 +69,12 @@ async def test_relative_paths_begin_where_qemu_was_started(tmp_path: Path) -> No
     assert seen.proven == {"disk.img": True}
 
 
+async def test_a_directory_that_is_not_there_has_no_files(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "a name of so many words that it looks like an answer")
+    seen = await compare(HERE, THERE, Wanted(paths=("disk.img",), directory=nowhere))
+    assert (dict(seen.here), dict(seen.there)) == ({}, {})
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="to become somebody else takes root")
 async def test_rights_are_those_of_qemus_user(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
