@@ -25,7 +25,7 @@ from segue.engine.failpoints import VARIABLE
 from segue.engine.journal import LEASE_MS, wall_ms
 from segue.lab import Lab, guests
 from segue.lab.layout import GUEST_RUN
-from segue.lab.observe import Report, Watch, observe
+from segue.lab.observe import Report, observe
 from segue.lab.shell import run
 from segue.store import open_store
 from segue.units import parse_rate
@@ -38,7 +38,6 @@ from tests.support.daemons import restart_libvirtd
 DEADLINE_S = 150.0
 RECOVERED_S = 90.0
 GIVEN_UP_S = 40.0
-TICKS_AGAIN_S = 5.0
 SLOW = "12MiB/s"
 """Pre-copy takes eight seconds: time for something to die in it."""
 
@@ -195,7 +194,7 @@ async def play(lab: Lab, cell: Cell, cast: Cast) -> Played:
             async with observe(lab, name) as watch:
                 await migrate(stage)
                 recovery = await recover(stage)
-                report = await reported(stage, watch)
+                report = await invariants.reported(lab, name, watch)
             homes = sorted(host for host, _ in guests.where(lab, name))
             played = Played(cell=cell, source=stage.source, said=stage.outcome, recovery=recovery, homes=homes, report=report)
             judge(stage, played, await invariants.left_behind(lab, name, cell.path.kind, homes))
@@ -205,16 +204,6 @@ async def play(lab: Lab, cell: Cell, cast: Cast) -> Played:
         await lab.heal(stage.destination)
         await cast.give_back(cell.path.kind, name, plays + 1, whole=whole)
         stage.hold.unlink(missing_ok=True)
-
-
-async def reported(stage: Stage, watch: Watch) -> Report:
-    """The auditor's verdict. A guest that is there and does not tick is looked at for longer: it may be a busy machine."""
-    until_s = time.monotonic() + TICKS_AGAIN_S
-    while not (report := await watch.report()).running_on and guests.where(stage.lab, stage.name):
-        if time.monotonic() > until_s:
-            break
-        await asyncio.sleep(0.2)
-    return report
 
 
 async def answers(stage: Stage) -> None:

@@ -23,8 +23,8 @@ from segue.core.record import Record
 from segue.errors import HostUnreachable, UsageError
 from segue.lab import Lab, guests
 from segue.lab.guests import GuestSpec
-from segue.lab.observe import Report, Watch, observe
-from segue.lab.shell import run
+from segue.lab.observe import Report, observe
+from segue.lab.shell import Completed, run
 from segue.store import open_store
 from tests.faults.cast import SEGUE
 from tests.soak.draws import Blow, Move
@@ -36,7 +36,6 @@ MOST_S: Final = 75.0
 TURNED_S: Final = 60.0
 """And must have ended by then: a guest in post-copy arrives first."""
 RECOVERED_S: Final = 90.0
-TICKS_AGAIN_S: Final = 5.0
 CUT_S: Final = 2.0
 DEFECTS: Final = ("Traceback", "defect of Segue itself", "never retrieved", "never awaited", "Exception ignored")
 """What a person must never read."""
@@ -98,6 +97,7 @@ class Stage:
         self.errors = ""
         self.status = 0
         self.wrong: list[str] = []
+        self._before = {one.id for one in self.written()}
 
     def argv(self, *words: str) -> list[str]:
         """A segue in the admin host, with this guest's state."""
@@ -107,6 +107,15 @@ class Stage:
         """What is written of this guest's moves, the newest first."""
         with contextlib.closing(open_store(str(self.state))) as store:
             return list(store.find(limit=1000))
+
+    def begun(self) -> list[Record]:
+        """What is written of this move; nothing where it has not begun."""
+        return [one for one in self.written() if one.id not in self._before]
+
+    def heed(self, verb: str, done: Completed, *, fails: bool = False) -> None:
+        """What a verb says that a person must never read is wrong, and so is that it `fails` in a way that it must not."""
+        if fails or any(word in done.stderr for word in DEFECTS):
+            self.wrong.append(f"segue {verb} ended with {done.status}: {done.stderr.strip()}")
 
 
 async def play(lab: Lab, guest: GuestSpec, move: Move, state: Path) -> Played:
@@ -118,16 +127,15 @@ async def play(lab: Lab, guest: GuestSpec, move: Move, state: Path) -> Played:
         move: what is drawn.
         state: where Segue writes down what it does; that of the moves before.
     """
-    stage = Stage(lab, guest, move, state)
-    before = {one.id for one in await asyncio.to_thread(stage.written)}
+    stage = await asyncio.to_thread(Stage, lab, guest, move, state)
     async with observe(lab, guest.name) as watch:
         began = time.monotonic()
-        await migrate(stage, before)
+        await migrate(stage)
         took_s = time.monotonic() - began
-        await recover(stage, before)
-        report = await reported(stage, watch)
+        await recover(stage)
+        report = await invariants.reported(lab, guest.name, watch)
     homes = sorted(host for host, _ in guests.where(lab, guest.name))
-    new = [one for one in await asyncio.to_thread(stage.written) if one.id not in before]
+    new = await asyncio.to_thread(stage.begun)
     outcome = {"outcome": new[0].outcome.outcome, "owner": new[0].outcome.owner} if new and new[0].outcome else stage.told
     told = next(iter(re.findall(r"forecast[^\n]* standing still for ([^(,]+)", stage.errors)[-1:]), "").strip()
     played = Played(status=stage.status, took_s=took_s, outcome=outcome, homes=homes, report=report, told=told, wrong=stage.wrong)
@@ -136,7 +144,7 @@ async def play(lab: Lab, guest: GuestSpec, move: Move, state: Path) -> Played:
     return played
 
 
-async def migrate(stage: Stage, before: set[str]) -> None:
+async def migrate(stage: Stage) -> None:
     """Begin it, let happen what is drawn, and wait until the process that shows it has ended."""
     words = ["migrate", stage.guest.name, stage.destination, *stage.move.options, "--json"]
     if stage.move.detached:
@@ -157,10 +165,10 @@ async def migrate(stage: Stage, before: set[str]) -> None:
     try:
         await asyncio.wait({ended}, timeout=stage.move.after_s)
         if not ended.done():
-            await strike(stage, process, reading, before)
+            await strike(stage, process, reading)
         await asyncio.wait({ended}, timeout=MOST_S)
         if not ended.done():
-            await turn_back(stage, process, before)
+            await turn_back(stage, process)
             await asyncio.wait({ended}, timeout=TURNED_S)
         if not ended.done():
             stage.wrong.append(f"it has not ended {TURNED_S:g} s after it was turned back")
@@ -172,10 +180,10 @@ async def migrate(stage: Stage, before: set[str]) -> None:
         await asyncio.wait({reading})
 
 
-async def turn_back(stage: Stage, process: asyncio.subprocess.Process, before: set[str]) -> None:
+async def turn_back(stage: Stage, process: asyncio.subprocess.Process) -> None:
     """As a person would who has waited for long enough."""
     if stage.move.detached:
-        await ask(stage, before, "cancel")
+        await ask(stage, "cancel")
     else:
         process.send_signal(signal.SIGINT)
 
@@ -188,7 +196,7 @@ async def read(stage: Stage, stdout: asyncio.StreamReader) -> None:
             stage.told = said
 
 
-async def strike(stage: Stage, process: asyncio.subprocess.Process, reading: asyncio.Task[None], before: set[str]) -> None:
+async def strike(stage: Stage, process: asyncio.subprocess.Process, reading: asyncio.Task[None]) -> None:
     """Let it happen."""
     match stage.move.blow:
         case Blow.INTERRUPT:
@@ -196,7 +204,7 @@ async def strike(stage: Stage, process: asyncio.subprocess.Process, reading: asy
         case Blow.HANG_UP:
             process.send_signal(signal.SIGHUP)
         case Blow.KILL:
-            await kill(stage, process, before)
+            await kill(stage, process)
         case Blow.DEAF:
             reading.cancel()
             process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # asyncio has no word for it
@@ -209,50 +217,37 @@ async def strike(stage: Stage, process: asyncio.subprocess.Process, reading: asy
         case Blow.LIBVIRTD_DESTINATION:
             await restart_libvirtd(stage.lab, stage.destination)
         case Blow.CANCEL:
-            await ask(stage, before, "cancel")
+            await ask(stage, "cancel")
         case Blow.TUNE:
-            await ask(stage, before, "tune", *stage.move.tuned)
+            await ask(stage, "tune", *stage.move.tuned)
 
 
-async def kill(stage: Stage, process: asyncio.subprocess.Process, before: set[str]) -> None:
+async def kill(stage: Stage, process: asyncio.subprocess.Process) -> None:
     """Whoever leads it."""
-    leases = [one.lease for one in await asyncio.to_thread(stage.written) if one.id not in before and one.led]
+    leases = [one.lease for one in await asyncio.to_thread(stage.begun) if one.led]
     if stage.move.detached and leases and leases[0]:
         await stage.lab.run("admin", ["kill", "-KILL", str(leases[0].holder.pid)], check=False)
     else:
         process.kill()
 
 
-async def ask(stage: Stage, before: set[str], verb: str, *options: str) -> None:
+async def ask(stage: Stage, verb: str, *options: str) -> None:
     """As a person would from another terminal; where nothing is written down yet, nobody knows its id."""
-    under_way = [one for one in await asyncio.to_thread(stage.written) if one.id not in before]
+    under_way = await asyncio.to_thread(stage.begun)
     if not under_way:
         return
     done = await run(stage.argv(verb, under_way[0].id, *options), check=False, deadline_s=MOST_S)
-    if done.status == UsageError.exit_code or any(word in done.stderr for word in DEFECTS):
-        stage.wrong.append(f"segue {verb} ended with {done.status}: {done.stderr.strip()}")
+    stage.heed(verb, done, fails=done.status == UsageError.exit_code)
 
 
-async def recover(stage: Stage, before: set[str]) -> None:
+async def recover(stage: Stage) -> None:
     """`segue recover` from a fresh process, until it says that all is settled; what somebody leads is left to him at first."""
     began = time.monotonic()
     while any(not one.settled for one in await asyncio.to_thread(stage.written)) and time.monotonic() < began + RECOVERED_S:
         if stage.move.detached and time.monotonic() > began + RECOVERED_S / 2:
-            await ask(stage, before, "cancel")
-        done = await run(stage.argv("recover", "--json"), check=False, deadline_s=MOST_S + TURNED_S)
-        if any(word in done.stderr for word in DEFECTS):
-            stage.wrong.append(f"segue recover ended with {done.status}: {done.stderr.strip()}")
+            await ask(stage, "cancel")
+        stage.heed("recover", await run(stage.argv("recover", "--json"), check=False, deadline_s=MOST_S + TURNED_S))
         await asyncio.sleep(1)  # as a person would try again
-
-
-async def reported(stage: Stage, watch: Watch) -> Report:
-    """The auditor's verdict. A guest that is there and does not tick is looked at for longer: it may be a busy machine."""
-    until_s = time.monotonic() + TICKS_AGAIN_S
-    while not (report := await watch.report()).running_on and guests.where(stage.lab, stage.guest.name):
-        if time.monotonic() > until_s:
-            break
-        await asyncio.sleep(0.2)
-    return report
 
 
 def judge(stage: Stage, played: Played, *, settled: bool) -> None:

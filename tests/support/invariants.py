@@ -5,10 +5,25 @@ What may live here: looking for that, for every play. What else a play promises 
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
+from typing import Final
 
-from segue.lab import Lab
-from segue.lab.observe import Report
+from segue.lab import Lab, guests
+from segue.lab.observe import Report, Watch
+
+TICKS_AGAIN_S: Final = 5.0
+
+
+async def reported(lab: Lab, name: str, watch: Watch) -> Report:
+    """The auditor's verdict. A guest that is there and does not tick is looked at for longer: it may be a busy machine."""
+    until_s = time.monotonic() + TICKS_AGAIN_S
+    while not (report := await watch.report()).running_on and guests.where(lab, name):
+        if time.monotonic() > until_s:
+            break
+        await asyncio.sleep(0.2)
+    return report
 
 
 def broken(report: Report, homes: Sequence[str]) -> list[str]:
